@@ -1,0 +1,1 @@
+"""The loky backend: ClientApps in processes of this host."""

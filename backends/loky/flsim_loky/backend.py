@@ -1,0 +1,158 @@
+"""LokyBackend: worker processes of this host, one executor of one worker for each slot.
+
+A broken executor fails all its futures, so a slot has one of its own: the death of a worker costs one lease.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import re
+import signal
+import threading
+from concurrent.futures import Future
+from multiprocessing.connection import Connection
+
+from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor, ShutdownExecutorError
+
+from flsim.backend import Backend, HostOptions, RunInfo
+from flsim.errors import AppLoadError, Cause, WorkerLost
+from flsim.payload import Frames
+from flsim.resources import Place, Resources, slots
+from flsim.worker import prepare, run_lease
+
+SLOTS_PER_CPU = 16
+"""More leases at once than this, per cpu, are refused, however little each needs."""
+
+
+class LokyBackend(Backend):
+    """Runs each lease in a process that has nothing else to do meanwhile."""
+
+    def __init__(self, options: HostOptions) -> None:
+        resources = options.resources()
+        self._place = Place("this host", resources, leases=SLOTS_PER_CPU * math.ceil(resources.cpus))
+        self._run: RunInfo | None = None
+        self._idle: list[_Slot] = []
+        self._slots: set[_Slot] = set()
+
+    def start(self, run: RunInfo) -> None:
+        self._run = run
+        # Each worker holds the reading end. The writing end is the driver's alone, so it closes with the driver.
+        self._driver_lives, self._driver = multiprocessing.Pipe(duplex=False)
+        at_once = max((slots(self._place, need) for need in run.needs), default=0)
+        self._idle = [self._new_slot() for _ in range(min(at_once, run.nodes))]
+
+    def capacity(self) -> list[Place]:
+        return [self._place]
+
+    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
+        if self._run is None:
+            raise RuntimeError("the loky backend is not started")
+        future: Future[Frames] = Future()
+        future.set_running_or_notify_cancel()
+        slot = self._idle.pop() if self._idle else self._new_slot()
+        slot.future = future
+        try:
+            inner = slot.executor.submit(run_lease, frames)
+        except BrokenProcessPool as e:  # it died while it was idle
+            self._drop(slot)
+            future.set_exception(WorkerLost(Cause.NOT_STARTED, _lost(e).detail))
+        else:
+            inner.add_done_callback(lambda inner: self._done(slot, inner, future))
+        return future
+
+    def abort(self, future: Future[Frames]) -> None:
+        for slot in list(self._slots):
+            if slot.future is future and not future.done():
+                slot.executor.shutdown(wait=True, kill_workers=True)
+
+    def stop(self) -> None:
+        if self._run is None:
+            return
+        self._run = None
+        for slot in list(self._slots):
+            # Idle workers are killed, too: a thread that an app left behind in one would keep it for ever.
+            slot.executor.shutdown(wait=True, kill_workers=True)
+        self._slots.clear()
+        self._idle.clear()
+        self._driver_lives.close()
+        self._driver.close()
+
+    def _new_slot(self) -> _Slot:
+        assert self._run is not None
+        slot = _Slot(self._driver_lives, self._run.job)
+        self._slots.add(slot)
+        return slot
+
+    def _drop(self, slot: _Slot) -> None:
+        self._slots.discard(slot)
+        slot.executor.shutdown(wait=False)
+
+    def _done(self, slot: _Slot, inner: Future[Frames], future: Future[Frames]) -> None:
+        """Called in the executor's own thread. The slot is free, or gone, before anybody hears of it."""
+        error = inner.exception()
+        if error is None:
+            slot.future = None
+            self._idle.append(slot)
+            future.set_result(inner.result())
+            return
+        self._drop(slot)
+        if isinstance(error, ShutdownExecutorError):
+            error = WorkerLost(Cause.ABORTED, "its worker was ended")
+        elif isinstance(error, BrokenProcessPool):
+            lost = _lost(error)
+            error = lost if slot.started() else WorkerLost(Cause.NOT_STARTED, lost.detail)
+        future.set_exception(error)
+
+
+class _Slot:
+    """One worker process, begun at once: it loads the app while the driver gets ready."""
+
+    def __init__(self, driver_lives: Connection, job: bytes) -> None:
+        self.executor = ProcessPoolExecutor(1, initializer=_begin, initargs=(driver_lives,))
+        self.future: Future[Frames] | None = None
+        self._ready = self.executor.submit(_load, job)
+
+    def started(self) -> bool:
+        """Whether the worker got as far as its first lease."""
+        return self._ready.done() and self._ready.exception() is None
+
+
+def _lost(error: BrokenProcessPool) -> WorkerLost:
+    """How the worker ended: loky tells it in the text of its error only."""
+    match = re.search(r"\w+\((-?\d+)\)", str(error).partition("exit codes")[2])
+    if match is None:
+        return WorkerLost(Cause.UNKNOWN, "worker died, and its exit code is not known")
+    code = int(match[1])
+    if code >= 0:
+        return WorkerLost(Cause.EXITED, f"worker exited with code {code}")
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = " (probably out of memory, where nobody sent it)" if name == "SIGKILL" else ""
+    return WorkerLost(Cause.SIGNAL, f"worker killed by {name}{hint}")
+
+
+# ---- in the worker
+
+
+def _begin(driver_lives: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_driver, args=(driver_lives,), name="flsim-lifeline", daemon=True).start()
+
+
+def _end_with_driver(driver_lives: Connection) -> None:
+    """Wait, without polling, for the driver's end of the pipe to close: nothing is ever sent."""
+    try:
+        driver_lives.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _load(job: bytes) -> None:
+    try:
+        prepare(job)
+    except AppLoadError:
+        return  # the first lease meets it again, and reports it

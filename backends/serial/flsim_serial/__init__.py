@@ -1,0 +1,1 @@
+"""The serial backend: ClientApps one after another, in the driver's own process."""

@@ -1,0 +1,123 @@
+"""Backend, the interface that a backend package implements, and BackendSpec, by which it is offered."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flsim.errors import ConfigError
+from flsim.payload import Frames
+from flsim.resources import Place, Resources, host_cpus, host_memory, parse_bytes
+
+HONOURS = frozenset({"cpus", "gpus", "memory", "custom", "isolation", "abort", "hosts"})
+"""What a backend may declare that it honours."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What a backend is told of the run that it starts for."""
+
+    run_id: int
+    seed: int
+    folder: Path
+    """A folder for the run's temporary files on this host, mode 0700; removed after the run."""
+    needs: tuple[Resources, ...]
+    """What the kinds of ClientApp need, one entry a kind."""
+    nodes: int
+    job: bytes
+    """The apps, as :func:`flsim.worker.prepare` takes them: may be called in a worker ahead of its first lease."""
+    changed: Callable[[], None]
+    """To be called, from any thread, when ``capacity()`` would now answer differently."""
+    announce: Callable[[str], None]
+    """Shows the user one line."""
+
+
+class Backend(ABC):
+    """A place where ClientApps run.
+
+    You provide ``start``, ``capacity``, ``submit`` and ``stop``. For that you get the worker loop, leases,
+    admission, retries, seeds, clocks, ``flsim run --backend NAME`` with your options, and the test suite.
+
+    A backend is made with an instance of its options dataclass and starts nothing before ``start``. All of its
+    methods are called from one thread, the engine's.
+    """
+
+    @abstractmethod
+    def start(self, run: RunInfo) -> None:
+        """Make workers ready, or join a cluster that is there. Raises BackendBroken where it cannot."""
+
+    @abstractmethod
+    def capacity(self) -> list[Place]:
+        """The places that there are now, with all that they have, in use or not."""
+
+    @abstractmethod
+    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
+        """Run :func:`flsim.worker.run_lease` on ``frames`` in a worker at ``place`` and return its Frames.
+
+        The engine submits no more than the place has room for. The future is completed exactly once; it fails
+        only with WorkerLost or BackendBroken. Who knows that the lease has started says so by the future's
+        ``set_running_or_notify_cancel``.
+
+        Raises:
+            RuntimeError: before ``start`` or after ``stop``.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Give back what ``start`` took, and only that; leases at work are ended. May be called twice."""
+
+    def abort(self, future: Future[Frames]) -> None:
+        """Kill the worker that has this lease and replace it: the future fails with WorkerLost (*aborted*).
+        Does nothing to a future that is done. Only for backends that honour *abort*."""
+        raise NotImplementedError(f"{type(self).__name__} does not honour abort")
+
+
+@dataclass(frozen=True, slots=True)
+class HostOptions:
+    """Options of a backend that uses this host alone: what of it the run may use."""
+
+    cpus: float | None = field(
+        default=None, metadata={"help": "cpus that the run may use; default: those this process may use"}
+    )
+    memory: str | None = field(
+        default=None, metadata={"help": 'memory that the run may book, as "8GiB"; default: what the host has'}
+    )
+
+    def resources(self) -> Resources:
+        """What the host offers to the run. Raises ConfigError for an amount that is none."""
+        if self.cpus is not None and not self.cpus > 0:
+            raise ConfigError(f"cpus is more than zero, not {self.cpus!r}")
+        memory = parse_bytes(self.memory) if self.memory is not None else host_memory()
+        return Resources(cpus=self.cpus if self.cpus is not None else host_cpus(), memory=memory)
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSpec:
+    """How a backend is offered to the engine, by its package's ``plugin.py``.
+
+    Raises:
+        ValueError: ``honours`` names what there is not.
+    """
+
+    name: str
+    """What ``--backend`` takes."""
+    summary: str
+    target: str
+    """``"flsim_ray.backend:RayBackend"``: imported when the backend is chosen, not before."""
+    options: type[Any]
+    """A frozen dataclass: its fields are the ``-o`` keys, with types, defaults and ``metadata["help"]``."""
+    honours: frozenset[str]
+    requires: tuple[str, ...] = ()
+    """Distributions that must be there: looked for in the metadata, never imported."""
+    install: str = ""
+    """What to type where they are missing."""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.honours) - HONOURS:
+            raise ValueError(
+                f"backend {self.name!r} honours {', '.join(sorted(unknown))}; known: {', '.join(sorted(HONOURS))}"
+            )

@@ -1,0 +1,23 @@
+"""The command ``flsim``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point: run the command line and exit with its code."""
+    from flsim.cli.app import app
+    from flsim.errors import FlsimError, InputError
+
+    try:
+        app()
+    except InputError as e:
+        _fail(e, 2)
+    except FlsimError as e:
+        _fail(e, 1)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(code)

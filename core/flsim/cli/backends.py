@@ -1,0 +1,83 @@
+"""``flsim backends``: what there is, and whether it can run here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flsim.plugins import Plugins, Registered
+
+
+def backends(
+    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
+) -> None:
+    """List the backends that are installed, whether each can run here, what it honours, and its options."""
+    from flsim.plugins import Plugins
+
+    plugins = Plugins()
+    rows = [_row(b, plugins) for b in plugins.backends()]
+    broken = [{"plugin": p.name, "distribution": p.distribution, "error": p.error} for p in plugins.found if p.error]
+    if as_json:
+        typer.echo(json.dumps({"backends": rows, "broken plugins": broken}, indent=2))
+        return
+
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(soft_wrap=not _is_terminal(), highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("backend", "from", "can run", "honours", "what it is"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        can = "yes" if not row["problem"] else f"no: {row['problem']}"
+        if row["default"]:
+            can += " (default)"
+        origin = f"{row['distribution']} {row['version']}"
+        table.add_row(*map(escape, (row["name"], origin, can, ", ".join(row["honours"]), row["summary"])))
+    console.print(table)
+    for row in rows:
+        if row["options"]:
+            console.print(f"\noptions of {escape(row['name'])} (-o KEY=VALUE)", style="bold")
+            for option in row["options"]:
+                text = f"  {option['name']:<10} {option['type']:<8} {option['help']}"
+                console.print(escape(text))
+    for plugin in broken:
+        text = f"plugin {plugin['plugin']} of {plugin['distribution']} cannot be used: {plugin['error']}"
+        console.print(escape(text), style="red")
+
+
+def _row(offer: Registered, plugins: Plugins) -> dict[str, Any]:
+    from flsim.errors import InputError
+    from flsim.options import type_name
+
+    spec = offer.spec
+    problem = ""
+    try:
+        plugins.backend(spec.name)
+    except InputError as e:
+        problem = str(e)
+    types = __import__("typing").get_type_hints(spec.options)
+    return {
+        "name": spec.name,
+        "summary": spec.summary,
+        "distribution": offer.plugin.distribution,
+        "version": offer.plugin.version,
+        "problem": problem,
+        "default": not problem and plugins.default_backend().spec.name == spec.name,
+        "honours": sorted(spec.honours),
+        "options": [
+            {"name": f.name, "type": type_name(types[f.name]), "help": f.metadata.get("help", "")}
+            for f in dataclasses.fields(spec.options)
+        ],
+    }
+
+
+def _is_terminal() -> bool:
+    import sys
+
+    return sys.stdout.isatty()

@@ -1,0 +1,156 @@
+"""What observers are told of a run, and the thread that tells them."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from flsim.fleet import Scalar
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The backend is ready and the ServerApp is about to be called."""
+
+    app: str
+    backend: str
+    places: tuple[str, ...]
+    """What each place has, as text."""
+    slots: int
+    """How many leases of the first kind run at once."""
+    nodes: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """Something that the user should know once."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """Messages were pushed in one call."""
+
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One message's end."""
+
+    message_id: int
+    node: int
+    message_type: str
+    worker: str
+    """``host:pid``; empty where no worker had a part in it."""
+    code: int | None
+    """None: it got content."""
+    reason: str
+    execute: float
+    """Seconds in the ClientApp."""
+    printed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """Messages that ended together."""
+
+    answers: tuple[Answered, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What the ServerApp reported by ``grid.report``."""
+
+    round: int
+    metrics: Mapping[str, Scalar]
+    node: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LostWorker:
+    """A worker took a lease with it; its messages are tried again, or ended."""
+
+    cause: str
+    detail: str
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The ServerApp has returned or raised."""
+
+    seconds: float
+    error: str = ""
+
+
+Event = RunStarted | Announced | Pushed | Returned | Reported | LostWorker | RunFinished
+
+
+class Observer(Protocol):
+    """What a plugin gives for one run. Both methods are called from one thread, off the hot path."""
+
+    def on(self, events: Sequence[Event]) -> None:
+        """Take what happened, in order."""
+
+    def close(self) -> None:
+        """The run is over; nothing more comes."""
+
+
+@dataclass(slots=True)
+class Observers:
+    """Tells the observers, in batches, from a thread of its own. One that raises is reported once and unplugged."""
+
+    observers: list[Observer]
+    _events: queue.SimpleQueue[Event | None] = field(default_factory=queue.SimpleQueue)
+    _thread: threading.Thread | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.observers)
+
+    def start(self) -> None:
+        """Begin to tell."""
+        if self.observers:
+            self._thread = threading.Thread(target=self._tell, name="flsim-observers", daemon=True)
+            self._thread.start()
+
+    def put(self, event: Event) -> None:
+        """Something happened. Costs the caller nothing but this."""
+        if self._thread is not None:
+            self._events.put(event)
+
+    def close(self) -> None:
+        """Tell what is left, and close the observers."""
+        if self._thread is not None:
+            self._events.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _tell(self) -> None:
+        over = False
+        while not over:
+            batch = [self._events.get()]
+            while not self._events.empty():
+                batch.append(self._events.get())
+            over = None in batch
+            events = [e for e in batch if e is not None]
+            if events:
+                self._each(lambda o, events=events: o.on(events))  # type: ignore[misc]
+        self._each(lambda o: o.close())
+
+    def _each(self, call: object) -> None:
+        assert callable(call)
+        for observer in list(self.observers):
+            try:
+                call(observer)
+            except Exception:
+                log.exception("observer %s raised; it is told no more", type(observer).__qualname__)
+                self.observers.remove(observer)

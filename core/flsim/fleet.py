@@ -1,0 +1,68 @@
+"""The fleet: kinds of node, and which node is of which kind."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flsim.errors import ConfigError, UnknownName
+from flsim.resources import Resources
+
+FIRST_NODE_ID = 2
+"""The ServerApp is node 1; virtual nodes are 2 to N+1, and their ``partition-id`` is their id less 2."""
+
+Scalar = bool | int | float | str
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Nodes that run the same ClientApp under the same Resources.
+
+    Raises:
+        ConfigError: ``nodes`` is not a positive whole number.
+    """
+
+    name: str
+    client: Any
+    """A ClientApp, something that makes one when called with a Context, or a Reference to either."""
+    nodes: int
+    resources: Resources = field(default_factory=Resources)
+    config: Mapping[str, Scalar] = field(default_factory=dict)
+    """What ``context.node_config`` holds beside ``partition-id`` and ``num-partitions``."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.nodes, bool) or not isinstance(self.nodes, int) or self.nodes < 1:
+            raise ConfigError(f"nodes is a whole number, one or more, not {self.nodes!r}")
+
+
+class Fleet:
+    """All kinds of a run, each with its range of node ids, in the order given."""
+
+    def __init__(self, kinds: Sequence[Kind]) -> None:
+        if not kinds:
+            raise ConfigError("a fleet needs at least one kind of node")
+        names = [k.name for k in kinds]
+        if twice := {n for n in names if names.count(n) > 1}:
+            raise ConfigError(f"two kinds of node are named {min(twice)!r}")
+        self.kinds = tuple(kinds)
+        self._starts = [FIRST_NODE_ID]
+        for kind in kinds:
+            self._starts.append(self._starts[-1] + kind.nodes)
+        self.nodes = self._starts[-1] - FIRST_NODE_ID
+        self.end = self._starts[-1]
+
+    def node_ids(self, kind: str | None = None) -> range:
+        """The node ids, of all kinds or of one. Raises UnknownName."""
+        if kind is None:
+            return range(FIRST_NODE_ID, self.end)
+        names = [k.name for k in self.kinds]
+        if kind not in names:
+            raise UnknownName("kind of node", kind, names)
+        at = names.index(kind)
+        return range(self._starts[at], self._starts[at + 1])
+
+    def kind_of(self, node: int) -> int:
+        """The index of the kind of ``node``, which must be in the fleet."""
+        return 0 if len(self.kinds) == 1 else bisect_right(self._starts, node) - 1

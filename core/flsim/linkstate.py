@@ -1,0 +1,377 @@
+"""LinkState: where ServerApp and ClientApps meet. The thread-safe shell around the pure :mod:`flsim.heart`.
+
+The Grid pushes and waits in the ServerApp's thread; the worker loops pull and return on the engine's event loop.
+Nobody polls: a push wakes the loops, an end wakes who waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from flsim.envelope import describe
+from flsim.errors import BackendBroken, EncodeError, WorkerLost
+from flsim.events import Answered, LostWorker, Observers, Pushed, Returned
+from flsim.fleet import FIRST_NODE_ID, Fleet
+from flsim.heart import Entry, Heart, Lease
+from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
+from flsim.payload import EMPTY, Blob, Encoder, decode, unencodable
+from flsim.resources import Place
+from flsim.sizing import LeaseSizes
+from flsim.worker import Outcome
+
+
+class PushedMessage(NamedTuple):
+    """What the LinkState keeps of a message until it ends."""
+
+    blob: Blob
+    k: int
+    """The how-manieth message of its node."""
+    group_id: str
+    created_at: float
+    ttl: float | None
+    inbox: Inbox
+
+
+class Inbox:
+    """Replies for one caller: what it pushed and has not yet taken.
+
+    Replies are put in under the LinkState's lock, and its condition wakes who waits.
+    """
+
+    def __init__(self, link: LinkState) -> None:
+        self.replies: dict[int, Message] = {}
+        self.pending: set[int] = set()
+        self.enough = 1
+        """How many replies are worth a wake-up."""
+        self.condition = threading.Condition(link.lock)
+
+    def put(self, id_: int, reply: Message) -> None:
+        """A reply came."""
+        self.pending.discard(id_)
+        self.replies[id_] = reply
+        if len(self.replies) >= self.enough or not self.pending:
+            self.condition.notify_all()
+
+
+@dataclass(slots=True)
+class Count:
+    """What became of the messages of one type."""
+
+    sent: int = 0
+    answered: int = 0
+    """Replies with content."""
+    errors: Counter[str] = field(default_factory=Counter)
+    """By the name of their code."""
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By the name of their code and their reason's first line."""
+
+
+REASONS_KEPT = 100
+"""Distinct reasons kept per message type: enough to see what is wrong, and bounded."""
+
+
+class LinkState:
+    """All messages of a run, from push to reply, and the states of its nodes.
+
+    Args:
+        loop: the event loop of the worker loops.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        run_id: int,
+        loop: asyncio.AbstractEventLoop,
+        observers: Observers,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.fleet = fleet
+        self.run_id = run_id
+        self.loop = loop
+        self.heart = Heart(k.resources for k in fleet.kinds)
+        self.states: dict[int, Blob] = {}
+        self.counts: dict[str, Count] = {}
+        self.failure: BaseException | None = None
+        self.lock = threading.RLock()
+        self._clock = clock
+        self._observers = observers
+        self._sizes = LeaseSizes(self.heart.at_once)
+        self._pushed: dict[int, int] = {}
+        """Messages pushed so far, by node."""
+        self._inboxes: set[Inbox] = set()
+        self._waiting: list[deque[asyncio.Future[Lease | None]]] = [deque() for _ in fleet.kinds]
+        self._woken = False
+        self._over = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    # ---- for the Grid, in any thread
+
+    def inbox(self) -> Inbox:
+        """A new inbox. It is told when the run fails until :meth:`drop`."""
+        inbox = Inbox(self)
+        with self.lock:
+            self._inboxes.add(inbox)
+        return inbox
+
+    def drop(self, inbox: Inbox) -> None:
+        """Nobody will look into this inbox any more."""
+        with self.lock:
+            self._inboxes.discard(inbox)
+
+    def push(self, messages: Sequence[Message], inbox: Inbox) -> list[int]:
+        """Take messages, encode them, give them their ids. All or none.
+
+        Raises:
+            ValueError: a destination is no node of this fleet; a message is a reply, or was pushed before.
+            EncodeError: content cannot be encoded.
+        """
+        self._check(messages)
+        encoder = Encoder()
+        blobs = []
+        for message in messages:
+            try:
+                blobs.append(encoder.encode(message.content))
+            except Exception as e:  # whatever the pickling of the user's objects raises
+                to = message.metadata.dst_node_id
+                raise EncodeError(f"message to node {to}: {unencodable(message.content, e)}") from e
+        ids = []
+        with self.lock:
+            self._raise_failure()
+            now = self._clock()
+            push, kind_of, run_id = self.heart.push, self.fleet.kind_of, self.run_id
+            for message, blob in zip(messages, blobs, strict=True):
+                meta = message.metadata
+                node = meta.dst_node_id
+                k = self._pushed.get(node, 0)
+                self._pushed[node] = k + 1
+                pushed = PushedMessage(blob, k, meta.group_id, meta.created_at, meta.ttl, inbox)
+                id_ = push(now, node, kind_of(node), meta.message_type, meta.ttl, pushed).id
+                meta.message_id = str(id_)
+                meta.run_id = run_id
+                ids.append(id_)
+                count = self.counts.get(meta.message_type)
+                if count is None:
+                    count = self.counts[meta.message_type] = Count()
+                count.sent += 1
+            inbox.pending.update(ids)
+            if self._over:
+                self._end(self.heart.cancel(now, ids), ErrorCode.CANCELLED, "the run is over")
+            self._wake()
+        self._observers.put(Pushed(len(ids)))
+        return ids
+
+    def cancel(self, ids: Iterable[int], code: ErrorCode, reason: str) -> None:
+        """End these messages, where they have not ended yet, with an error of ``code``."""
+        with self.lock:
+            self._end(self.heart.cancel(self._clock(), ids), code, reason)
+            self._wake()
+
+    def _check(self, messages: Sequence[Message]) -> None:
+        seen: set[int] = set()
+        end = self.fleet.end
+        for message in messages:
+            meta = message.metadata
+            if not FIRST_NODE_ID <= meta.dst_node_id < end:
+                raise ValueError(
+                    f"node {meta.dst_node_id} is not in the fleet, whose node ids are {FIRST_NODE_ID} to {end - 1}"
+                )
+            if meta.reply_to_message_id:
+                raise ValueError(f"a reply (to message {meta.reply_to_message_id}) cannot be pushed to a node")
+            if meta.message_id or id(message) in seen:
+                raise ValueError(
+                    f"this Message to node {meta.dst_node_id} was pushed before; make a new one for each push"
+                )
+            seen.add(id(message))
+
+    def _raise_failure(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    def wait(self, inbox: Inbox, ready: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until ``ready()``, at most ``timeout`` seconds (None: without end). Returns whether it is.
+
+        Raises whatever ended the run meanwhile.
+        """
+        with self.lock:
+            done = inbox.condition.wait_for(lambda: self.failure is not None or ready(), timeout)
+            self._raise_failure()
+            return done
+
+    # ---- for the worker loops, on the event loop
+
+    async def pull(self, kind: int) -> Lease | None:
+        """The next lease of this kind that fits, or None when the run is over."""
+        future: asyncio.Future[Lease | None] = self.loop.create_future()
+        if self._over:
+            return None
+        self._waiting[kind].append(future)
+        self._dispatch()
+        return await future
+
+    def returned(self, lease: Lease, worker: str, outcomes: Sequence[Outcome]) -> None:
+        """A lease came back: its replies and node states are accepted in one step."""
+        if [o.message_id for o in outcomes] != [e.id for e in lease.entries]:
+            self.fail(BackendBroken(f"the backend returned another lease than it was given (worker {worker})"))
+            return
+        replies = [_reply(o) for o in outcomes]
+        answers = []
+        with self.lock:
+            now = self._clock()
+            accepted = set(self.heart.returned(now, lease))
+            for entry, outcome, (content, error) in zip(lease.entries, outcomes, replies, strict=True):
+                if entry not in accepted:
+                    continue
+                if error is None:
+                    if outcome.state is not None:
+                        self._keep(entry.node, outcome.state)
+                self._deliver(entry, content, error, outcome)
+                if self._observers:
+                    answers.append(_answered(entry, error, worker, outcome))
+            self._sizes.learn(lease, outcomes, now)
+        if answers:
+            self._observers.put(Returned(tuple(answers)))
+
+    def lost(self, lease: Lease, lost: WorkerLost) -> None:
+        """A worker took this lease with it."""
+        with self.lock:
+            ended = self.heart.lost(self._clock(), lease, lost.cause, str(lost))
+            for entry, code, reason in ended:
+                self._end([entry], code, reason)
+            broken = self.heart.broken
+        self._observers.put(LostWorker(lost.cause.value, str(lost), len(lease.entries)))
+        if broken:
+            self.fail(BackendBroken(broken))
+
+    def set_places(self, places: Iterable[Place]) -> None:
+        """The backend's capacity is now this."""
+        with self.lock:
+            self.heart.set_places(places)
+        self._dispatch()
+
+    # ---- for the engine
+
+    def fail(self, error: BaseException) -> None:
+        """The run cannot go on: whoever waits for replies, or pushes, gets ``error`` raised."""
+        with self.lock:
+            if self.failure is None:
+                self.failure = error
+            self._finish("the run failed")
+
+    def close(self) -> None:
+        """The run is over: what is not answered is cancelled, and the loops get no more."""
+        with self.lock:
+            self._finish("the run is over")
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Have the event loop call this, unless it has ended: a backend may complete a future after that."""
+        try:
+            self.loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            if not self.loop.is_closed():
+                raise
+
+    # ---- inside
+
+    def _finish(self, reason: str) -> None:
+        self._over = True
+        self._end(self.heart.cancel(self._clock(), list(self.heart.entries)), ErrorCode.CANCELLED, reason)
+        for inbox in self._inboxes:
+            inbox.condition.notify_all()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have the loop hand out what can be. Under the lock; once for all pushes until it comes round."""
+        if not self._woken:
+            self._woken = True
+            self.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        with self.lock:
+            self._woken = False
+            now = self._clock()
+            self._end(self.heart.expire(now), ErrorCode.MESSAGE_UNAVAILABLE, "its ttl passed before it was answered")
+            if self._over:
+                for waiting in self._waiting:
+                    while waiting:
+                        _hand(waiting.popleft(), None)
+            else:
+                while kinds := {i for i, waiting in enumerate(self._waiting) if waiting}:
+                    lease = self.heart.pull(now, kinds, self._sizes.limit)
+                    if lease is None:
+                        break
+                    _hand(self._waiting[lease.kind].popleft(), lease)
+            self._arm()
+
+    def _arm(self) -> None:
+        """Come round again when the next ttl passes."""
+        deadline = self.heart.next_deadline()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            self._timer = self.loop.call_later(max(0.0, deadline - self._clock()), self._dispatch)
+
+    def _keep(self, node: int, state: Blob) -> None:
+        self.states[node] = state
+
+    def _end(self, entries: Iterable[Entry], code: ErrorCode, reason: str) -> None:
+        """Answer messages that no worker answered."""
+        error = Error(int(code), reason)
+        answers = []
+        for entry in entries:
+            self._deliver(entry, None, error, None)
+            if self._observers:
+                answers.append(_answered(entry, error, "", None))
+        if answers:
+            self._observers.put(Returned(tuple(answers)))
+
+    def _deliver(self, entry: Entry, content: object, error: Error | None, outcome: Outcome | None) -> None:
+        pushed: PushedMessage = entry.payload
+        id_ = str(entry.id)
+        group_id, created_at = (pushed.group_id, time.time()) if outcome is None else outcome[4:6]
+        meta = Metadata(
+            self.run_id, f"{id_}r", entry.node, SERVER_NODE_ID, entry.type, group_id, created_at, None, id_
+        )
+        count = self.counts[entry.type]
+        if error is None:
+            count.answered += 1
+        else:
+            name = ErrorCode.name_of(error.code)
+            count.errors[name] += 1
+            reason = (name, error.reason.partition("\n")[0])
+            if reason in count.reasons or len(count.reasons) < REASONS_KEPT:
+                count.reasons[reason] += 1
+        pushed.inbox.put(entry.id, Message.restore(meta, content, error))
+
+
+def _hand(future: asyncio.Future[Lease | None], lease: Lease | None) -> None:
+    if not future.done():
+        future.set_result(lease)
+
+
+def _reply(outcome: Outcome) -> tuple[object, Error | None]:
+    """The reply's content or error, decoded in the driver."""
+    if outcome.error is not None:
+        return None, outcome.error
+    try:
+        return decode(*outcome.reply), None
+    except BaseException as e:  # unpickling runs the app's code, which may raise anything
+        return None, Error(int(ErrorCode.REPLY_UNDECODABLE), describe(e))
+
+
+def _answered(entry: Entry, error: Error | None, worker: str, outcome: Outcome | None) -> Answered:
+    return Answered(
+        entry.id, entry.node, entry.type, worker,
+        None if error is None else error.code, "" if error is None else error.reason,
+        0.0 if outcome is None else outcome.execute, "" if outcome is None else outcome.printed,
+    )  # fmt: skip
+
+
+__all__ = ["EMPTY", "Count", "Inbox", "LinkState"]

@@ -1,0 +1,74 @@
+"""Options of backends: from KEY=VALUE and TOML tables to an instance of the backend's options dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from types import NoneType, UnionType
+from typing import Any
+
+from flsim.backend import BackendSpec
+from flsim.errors import ConfigError, UnknownName
+
+
+def parse_assignments(flag: str, assignments: Iterable[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` strings as a dict. A value is TOML, and a string where it is not. Raises ConfigError."""
+    parsed: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(f"{flag} takes KEY=VALUE, not {text!r}")
+        if key in parsed:
+            raise ConfigError(f"{flag} {key} is given twice")
+        parsed[key] = _toml_or_text(value.strip())
+    return parsed
+
+
+def _toml_or_text(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def make_options(spec: BackendSpec, given: Mapping[str, Any]) -> Any:
+    """An instance of the options of ``spec``.
+
+    Raises:
+        UnknownName: the backend has no such option.
+        ConfigError: a value is of another type than the option, or is refused by the backend.
+    """
+    fields = {f.name: f for f in dataclasses.fields(spec.options)}
+    types = typing.get_type_hints(spec.options)
+    values = {}
+    for key, value in given.items():
+        if key not in fields:
+            raise UnknownName(f"option of backend {spec.name}", key, fields)
+        values[key] = _checked(f"option {key} of backend {spec.name}", value, types[key])
+    try:
+        return spec.options(**values)
+    except ValueError as e:
+        raise e if isinstance(e, ConfigError) else ConfigError(f"options of backend {spec.name}: {e}") from e
+
+
+def type_name(annotation: Any) -> str:
+    """How an option's type is written for users."""
+    return " or ".join(t.__name__ for t in _alternatives(annotation) if t is not NoneType)
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    if isinstance(annotation, UnionType) or typing.get_origin(annotation) is typing.Union:
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _checked(what: str, value: Any, annotation: Any) -> Any:
+    allowed = [typing.get_origin(t) or t for t in _alternatives(annotation)]
+    if type(value) in allowed:
+        return value
+    if float in allowed and type(value) is int:
+        return float(value)
+    raise ConfigError(f"{what} is of type {type_name(annotation)}, not {value!r}")

@@ -1,0 +1,360 @@
+"""Find an app, read its configuration, import it.
+
+An app is a folder with a ``pyproject.toml`` that has a ``[tool.flsim]`` table, or one file that holds a
+ServerApp and a ClientApp. Nothing is ever written to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from flsim.apps import ClientApp, ServerApp
+from flsim.errors import AppLoadError, ConfigError, InputError, UnknownName
+from flsim.fleet import Kind, Scalar
+from flsim.resources import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Where an app object is: an attribute of a module, found from a folder."""
+
+    folder: str
+    module: str
+    attribute: str
+    digest: str
+    """Of the folder's Python files: another one means other code, so the modules are imported again."""
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.attribute}"
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """An app with its configuration, ready to run."""
+
+    name: str
+    server: Any
+    """A ServerApp, or a Reference to one."""
+    kinds: tuple[Kind, ...]
+    config: Mapping[str, Scalar] = field(default_factory=dict)
+    """``run_config``, flat."""
+    declared: bool = True
+    """Whether ``config`` names all the keys there are, so that others can be refused."""
+    seed: int | None = None
+    backend: str | None = None
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options by backend, as the pyproject gives them."""
+
+    def with_config(self, changes: Mapping[str, Scalar]) -> Project:
+        """A copy with ``changes`` in its config. Raises UnknownName or ConfigError."""
+        config = dict(self.config)
+        for key, value in changes.items():
+            if self.declared and key not in config:
+                raise UnknownName("config key", key, config, "Keys are declared under [tool.flsim.config].")
+            config[key] = _like(f"config {key}", value, config.get(key, value))
+        return dataclasses.replace(self, config=config)
+
+    def with_resources(self, changes: Mapping[str, Any]) -> Project:
+        """A copy in which every kind needs these instead of what it said."""
+        if not changes:
+            return self
+        kinds = tuple(
+            dataclasses.replace(k, resources=dataclasses.replace(k.resources, **changes)) for k in self.kinds
+        )
+        return dataclasses.replace(self, kinds=kinds)
+
+    def with_nodes(self, nodes: int) -> Project:
+        """A copy with so many nodes. Raises ConfigError where there are several kinds of them."""
+        if len(self.kinds) > 1:
+            raise ConfigError("--nodes is for a fleet of one kind; this one has several, each with its own number")
+        return dataclasses.replace(self, kinds=(dataclasses.replace(self.kinds[0], nodes=nodes),))
+
+
+def load_project(path: str | Path) -> Project:
+    """Read the app at ``path``, and import it so that its faults are found before anything runs.
+
+    Raises:
+        ConfigError, UnknownName: what is there is no app, or its configuration is wrong.
+        AppLoadError: it cannot be imported.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _from_folder(path.resolve())
+    if path.is_file():
+        if path.suffix != ".py":
+            raise ConfigError(f"{path} is no Python file; an app is a folder with a pyproject.toml, or one .py file")
+        return _from_file(path.resolve())
+    raise ConfigError(f"there is no app at {path}: neither a folder nor a file")
+
+
+# ---- one file
+
+
+def _from_file(path: Path) -> Project:
+    reference = Reference(str(path.parent), path.stem, "", folder_digest(path.parent, [path]))
+    module = _import(reference)
+    server = _only(module, ServerApp, path)
+    client = _only(module, ClientApp, path)
+    return Project(
+        name=path.stem,
+        server=dataclasses.replace(reference, attribute=server),
+        # How many nodes is what a file cannot say; with_nodes puts it in.
+        kinds=(Kind("default", dataclasses.replace(reference, attribute=client), NODES_OF_A_FILE),),
+        declared=False,
+    )
+
+
+NODES_OF_A_FILE = 10
+"""Nodes that an app of one file gets where nobody says how many."""
+
+
+def _only(module: ModuleType, kind: type, path: Path) -> str:
+    names = [n for n, v in vars(module).items() if isinstance(v, kind)]
+    distinct = {id(getattr(module, n)): n for n in reversed(names)}
+    if not distinct:
+        raise ConfigError(f"{path.name} has no {kind.__name__} at module level")
+    if len(distinct) > 1:
+        raise ConfigError(
+            f"{path.name} has {len(distinct)} {kind.__name__}s: {', '.join(names)}. "
+            "Which one to run is said by a folder with a pyproject.toml (server = …, client = …)."
+        )
+    return names[0]
+
+
+# ---- a folder
+
+_KEYS = {"server", "client", "nodes", "seed", "backend", "resources", "config", "backends", "kinds"}
+_KIND_KEYS = {"name", "client", "nodes", "resources", "config"}
+
+
+def _from_folder(folder: Path) -> Project:
+    file = folder / "pyproject.toml"
+    if not file.is_file():
+        raise ConfigError(f"{folder} has no pyproject.toml, so it is no app")
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{file}: {e}") from None
+    tool = data.get("tool", {}).get("flsim")
+    if not isinstance(tool, dict):
+        raise ConfigError(f"{file} has no [tool.flsim] table, so {folder.name} is no flsim app")
+    try:
+        return _from_table(data, tool, folder)
+    except InputError as e:
+        e.args = (f"{file}: {e}", *e.args[1:])
+        raise
+
+
+def _from_table(data: Mapping[str, Any], tool: Mapping[str, Any], folder: Path) -> Project:
+    _known("key of [tool.flsim]", tool, _KEYS)
+    digest = folder_digest(folder)
+
+    def reference(key: str, table: Mapping[str, Any]) -> Reference:
+        value = table.get(key)
+        if not isinstance(value, str) or value.count(":") != 1 or not all(value.split(":")):
+            shown = f"{key} = {value!r}" if key in table else f"{key} is missing"
+            raise ConfigError(f'{shown}; write {key} = "package.module:app"')
+        module, attribute = value.split(":")
+        return Reference(str(folder), module, attribute, digest)
+
+    server = reference("server", tool)
+    if "kinds" in tool:
+        if both := {"client", "nodes", "resources"} & set(tool):
+            raise ConfigError(f"[[tool.flsim.kinds]] stands in place of {', '.join(sorted(both))}; give one or the other")
+        tables = tool["kinds"]
+        if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables) or not tables:
+            raise ConfigError("kinds is written as [[tool.flsim.kinds]], once for each kind of node")
+        for table in tables:
+            _known("key of [[tool.flsim.kinds]]", table, _KIND_KEYS)
+    else:
+        tables = [{"name": "default", **{k: tool[k] for k in ("client", "nodes", "resources") if k in tool}}]
+    kinds = tuple(_kind(t, reference("client", t)) for t in tables)
+    project = Project(
+        name=_name(data, folder),
+        server=server,
+        kinds=kinds,
+        config=flatten(_table("config", tool)),
+        seed=check_seed(tool["seed"]) if "seed" in tool else None,
+        backend=_string("backend", tool["backend"]) if "backend" in tool else None,
+        options={k: _table(k, _table("backends", tool)) for k in _table("backends", tool)},
+    )
+    for ref in (project.server, *(k.client for k in kinds)):
+        import_reference(ref)
+    return project
+
+
+def _kind(table: Mapping[str, Any], client: Reference) -> Kind:
+    if "nodes" not in table:
+        raise ConfigError("nodes is missing: how many nodes run the client? Write nodes = 100")
+    if "name" not in table:
+        raise ConfigError("a kind of node needs a name")
+    return Kind(
+        _string("name", table["name"]),
+        client,
+        table["nodes"],
+        parse_resources(_table("resources", table)),
+        flatten(_table("config", table)),
+    )
+
+
+def parse_resources(table: Mapping[str, Any]) -> Resources:
+    """Resources of a table with the keys cpus, gpus, memory, custom. Raises UnknownName or ConfigError."""
+    _known("resource", table, {f.name for f in dataclasses.fields(Resources)})
+    return Resources(**{k: _table(k, table) if k == "custom" else v for k, v in table.items()})
+
+
+def check_seed(seed: Any) -> int:
+    """``seed`` if it is a whole number, zero or more. Raises ConfigError."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"seed is a whole number, zero or more, not {seed!r}")
+    return seed
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """Nested tables as one, ``{"a": {"b": 1}}`` as ``{"a.b": 1}``. Raises ConfigError for other than scalars."""
+    flat: dict[str, Scalar] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif isinstance(value, (bool, int, float, str)):
+            flat[prefix + key] = value
+        else:
+            raise ConfigError(f"config {prefix}{key} is a bool, int, float or str, not {type(value).__name__}")
+    return flat
+
+
+def _like(what: str, value: Any, default: Any) -> Any:
+    """``value`` if it is of the type of ``default``; an int is taken for a float."""
+    if type(default) is float and type(value) is int:
+        return float(value)
+    if type(value) is not type(default):
+        raise ConfigError(f"{what} is of type {type(default).__name__} (as {default!r}), not {value!r}")
+    return value
+
+
+def _name(data: Mapping[str, Any], folder: Path) -> str:
+    name = data.get("project", {}).get("name")
+    return name if isinstance(name, str) else folder.name
+
+
+def _known(what: str, table: Iterable[str], known: Iterable[str]) -> None:
+    for key in table:
+        if key not in known:
+            raise UnknownName(what, key, known)
+
+
+def _table(key: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    value = table.get(key, {})
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key} is a table, not {value!r}")
+    return value
+
+
+def _string(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{key} is a string, not {value!r}")
+    return value
+
+
+# ---- importing
+
+
+class _Imported:
+    """The app folder that this process imports from, in which state its files were, and which modules were
+    there before: those are not the app's."""
+
+    folder = ""
+    digest = ""
+    before: frozenset[str] = frozenset()
+
+
+def folder_digest(folder: Path, files: Iterable[Path] | None = None) -> str:
+    """A digest of the Python files of an app: of ``files``, or of all below ``folder`` but hidden ones and
+    environments."""
+    digest = hashlib.sha256()
+    for file in sorted(files if files is not None else _python_files(folder)):
+        digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _python_files(folder: Path) -> Iterable[Path]:
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name in ("__pycache__", "node_modules"):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            if not (path / "pyvenv.cfg").exists():
+                yield from _python_files(path)
+        elif path.suffix == ".py":
+            yield path
+
+
+def import_reference(reference: Reference) -> Any:
+    """The object that ``reference`` names. Raises AppLoadError with the app's own traceback."""
+    value: Any = _import(reference)
+    for part in reference.attribute.split("."):
+        if not hasattr(value, part):
+            names = [n for n, v in vars(value).items() if not n.startswith("_") and isinstance(v, (ServerApp, ClientApp))]
+            text = f"; its apps are: {', '.join(names)}" if names else ""
+            raise AppLoadError(f"{reference}: {value.__name__} has no {part!r}{text}")
+        value = getattr(value, part)
+    return value
+
+
+def _import(reference: Reference) -> ModuleType:
+    from flsim.envelope import traceback_of
+
+    if (_Imported.folder, _Imported.digest) != (reference.folder, reference.digest):
+        _forget()
+        _Imported.folder, _Imported.digest = reference.folder, reference.digest
+        _Imported.before = frozenset(sys.modules)
+        sys.path.insert(0, reference.folder)
+        importlib.invalidate_caches()
+    try:
+        if reference.module.replace(".", "").isidentifier():
+            return importlib.import_module(reference.module)
+        return _import_file(reference)
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as e:  # an import runs the app's code, which may raise anything, SystemExit included
+        raise AppLoadError(f"{reference.module} cannot be imported from {reference.folder}:\n{traceback_of(e)}") from e
+
+
+def _import_file(reference: Reference) -> ModuleType:
+    """Import a file whose name is no module name, such as ``my-app.py``."""
+    if (module := sys.modules.get(reference.module)) is not None:
+        return module
+    file = Path(reference.folder, f"{reference.module}.py")
+    spec = importlib.util.spec_from_file_location(reference.module, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} cannot be imported")
+    module = sys.modules[reference.module] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[reference.module]
+        raise
+    return module
+
+
+def _forget() -> None:
+    """Forget the modules that came from the app folder so far, so that those of another app, or the edited
+    ones of this app, can take their names."""
+    folder = _Imported.folder
+    if not folder:
+        return
+    for name in set(sys.modules) - _Imported.before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(folder):
+            del sys.modules[name]
+    while folder in sys.path:
+        sys.path.remove(folder)

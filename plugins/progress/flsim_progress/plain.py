@@ -1,0 +1,74 @@
+"""PlainProgress: a line a round, and a line for what the user should know."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TextIO
+
+from flsim.events import Announced, Event, LostWorker, Reported, Returned, RunFinished, RunStarted
+from flsim.fleet import FIRST_NODE_ID
+from flsim.message import ErrorCode
+
+
+class PlainProgress:
+    """Writes lines to ``out``. A kind of error is shown when it first comes; the summary counts them."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._shown: set[tuple[int, str]] = set()
+        self._since_report: Counter[str] = Counter()
+
+    def on(self, events: Sequence[Event]) -> None:
+        """Take what happened."""
+        for event in events:
+            match event:
+                case RunStarted():
+                    workers = "1 worker" if event.slots == 1 else f"{event.slots} workers"
+                    places = "; ".join(event.places)
+                    self._line(f"{event.app}: {event.nodes:,} nodes on {event.backend}, {workers} ({places})")
+                case Announced():
+                    self._line(f"note: {event.text}")
+                case Reported():
+                    self._report(event)
+                case Returned():
+                    self._returned(event)
+                case LostWorker():
+                    self._line(f"worker lost ({event.detail}) with {event.messages} messages")
+                case RunFinished():
+                    pass
+        self._out.flush()
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+    def _report(self, event: Reported) -> None:
+        values = "  ".join(f"{k} {_value(v)}" for k, v in event.metrics.items())
+        who = "" if event.node is None else f" {_node(event.node)}"
+        errors = ", ".join(f"{n} {name}" for name, n in self._since_report.items())
+        self._since_report.clear()
+        self._line(f"round {event.round:>3}{who}  {values}" + (f"  [errors: {errors}]" if errors else ""))
+
+    def _returned(self, event: Returned) -> None:
+        for answer in event.answers:
+            for line in answer.printed.splitlines():
+                self._line(f"{_node(answer.node)} | {line}")
+            if answer.code is None:
+                continue
+            self._since_report[ErrorCode.name_of(answer.code)] += 1
+            kind = (answer.code, answer.message_type)
+            if kind not in self._shown:
+                self._shown.add(kind)
+                name = ErrorCode.name_of(answer.code)
+                self._line(f"{_node(answer.node)}: {answer.message_type} failed: {name}: {answer.reason}")
+
+    def _line(self, text: str) -> None:
+        self._out.write("".join(c if c.isprintable() else "�" for c in text) + "\n")
+
+
+def _node(node: int) -> str:
+    return f"node {node} (partition {node - FIRST_NODE_ID})"
+
+
+def _value(value: bool | int | float | str) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
