@@ -51,11 +51,11 @@ def seed_globals(entropy: int, key: tuple[int, ...]) -> None:
     """Seed ``random``, ``numpy.random`` and, where it is loaded, torch from ``SeedSequence(entropy, key)``."""
     import numpy as np
 
-    words = np.random.SeedSequence(entropy, spawn_key=key).generate_state(10)
-    random.seed(int.from_bytes(words[:4].tobytes(), "little"))
-    np.random.seed(words[4:8])
+    words = np.random.SeedSequence(entropy, spawn_key=key).generate_state(7).tobytes()
+    random.seed(int.from_bytes(words[:16], "little"))
+    np.random.seed(int.from_bytes(words[16:20], "little"))  # an array of words would take four times as long
     if (torch := _torch()) is not None:
-        torch.manual_seed(int.from_bytes(words[8:].tobytes(), "little"))
+        torch.manual_seed(int.from_bytes(words[20:28], "little"))
 
 
 @contextlib.contextmanager

@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flsim.fleet import Scalar
+
+if TYPE_CHECKING:
+    from flsim.heart import Entry
+    from flsim.message import Error
+    from flsim.worker import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +64,32 @@ class Answered:
     printed: str
 
 
-@dataclass(frozen=True, slots=True)
 class Returned:
     """Messages that ended together."""
 
-    answers: tuple[Answered, ...]
+    __slots__ = ("_ended", "worker")
+
+    def __init__(self, worker: str, ended: Sequence[tuple[Entry, Error | None, Outcome | None]]) -> None:
+        self.worker = worker
+        self._ended = ended
+
+    def __len__(self) -> int:
+        return len(self._ended)
+
+    def answers(self, *, notable: bool = False) -> Iterator[Answered]:
+        """Each message's end; with ``notable`` only those that failed or printed something."""
+        for entry, error, outcome in self._ended:
+            if not notable or error is not None or (outcome is not None and outcome.printed):
+                yield Answered(
+                    message_id=entry.id,
+                    node=entry.node,
+                    message_type=entry.type,
+                    worker=self.worker,
+                    code=None if error is None else error.code,
+                    reason="" if error is None else error.reason,
+                    execute=0.0 if outcome is None else outcome.execute,
+                    printed="" if outcome is None else outcome.printed,
+                )
 
 
 @dataclass(frozen=True, slots=True)

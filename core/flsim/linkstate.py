@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from flsim.envelope import describe
 from flsim.errors import BackendBroken, EncodeError, WorkerLost
-from flsim.events import Answered, LostWorker, Observers, Pushed, Returned
+from flsim.events import LostWorker, Observers, Pushed, Returned
 from flsim.fleet import FIRST_NODE_ID, Fleet
 from flsim.heart import Entry, Heart, Lease
 from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
-from flsim.payload import EMPTY, Blob, Encoder, decode, unencodable
+from flsim.payload import Blob, Encoder, decode, unencodable
 from flsim.resources import Place
 from flsim.sizing import LeaseSizes
 from flsim.worker import Outcome
@@ -102,7 +102,7 @@ class LinkState:
         self.lock = threading.RLock()
         self._clock = clock
         self._observers = observers
-        self._sizes = LeaseSizes(self.heart.at_once)
+        self._sizes = LeaseSizes(self.heart.at_once, lambda kind: len(self._waiting[kind]))
         self._pushed: dict[int, int] = {}
         """Messages pushed so far, by node."""
         self._inboxes: set[Inbox] = set()
@@ -221,22 +221,19 @@ class LinkState:
             self.fail(BackendBroken(f"the backend returned another lease than it was given (worker {worker})"))
             return
         replies = [_reply(o) for o in outcomes]
-        answers = []
+        ended = []
         with self.lock:
             now = self._clock()
             accepted = set(self.heart.returned(now, lease))
             for entry, outcome, (content, error) in zip(lease.entries, outcomes, replies, strict=True):
-                if entry not in accepted:
-                    continue
-                if error is None:
-                    if outcome.state is not None:
-                        self._keep(entry.node, outcome.state)
-                self._deliver(entry, content, error, outcome)
-                if self._observers:
-                    answers.append(_answered(entry, error, worker, outcome))
+                if entry in accepted:
+                    if error is None and outcome.state is not None:
+                        self.states[entry.node] = outcome.state
+                    self._deliver(entry, content, error, outcome)
+                    ended.append((entry, error, outcome))
             self._sizes.learn(lease, outcomes, now)
-        if answers:
-            self._observers.put(Returned(tuple(answers)))
+        if ended:
+            self._observers.put(Returned(worker, ended))
 
     def lost(self, lease: Lease, lost: WorkerLost) -> None:
         """A worker took this lease with it."""
@@ -318,19 +315,15 @@ class LinkState:
         if deadline is not None:
             self._timer = self.loop.call_later(max(0.0, deadline - self._clock()), self._dispatch)
 
-    def _keep(self, node: int, state: Blob) -> None:
-        self.states[node] = state
-
     def _end(self, entries: Iterable[Entry], code: ErrorCode, reason: str) -> None:
         """Answer messages that no worker answered."""
         error = Error(int(code), reason)
-        answers = []
+        ended = []
         for entry in entries:
             self._deliver(entry, None, error, None)
-            if self._observers:
-                answers.append(_answered(entry, error, "", None))
-        if answers:
-            self._observers.put(Returned(tuple(answers)))
+            ended.append((entry, error, None))
+        if ended:
+            self._observers.put(Returned("", ended))
 
     def _deliver(self, entry: Entry, content: object, error: Error | None, outcome: Outcome | None) -> None:
         pushed: PushedMessage = entry.payload
@@ -364,14 +357,3 @@ def _reply(outcome: Outcome) -> tuple[object, Error | None]:
         return decode(*outcome.reply), None
     except BaseException as e:  # unpickling runs the app's code, which may raise anything
         return None, Error(int(ErrorCode.REPLY_UNDECODABLE), describe(e))
-
-
-def _answered(entry: Entry, error: Error | None, worker: str, outcome: Outcome | None) -> Answered:
-    return Answered(
-        entry.id, entry.node, entry.type, worker,
-        None if error is None else error.code, "" if error is None else error.reason,
-        0.0 if outcome is None else outcome.execute, "" if outcome is None else outcome.printed,
-    )  # fmt: skip
-
-
-__all__ = ["EMPTY", "Count", "Inbox", "LinkState"]

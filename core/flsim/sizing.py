@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -40,10 +41,12 @@ class LeaseSizes:
 
     Args:
         at_once: how many leases of a kind run at once.
+        idle: how many of those wait for one now.
     """
 
-    def __init__(self, at_once: Callable[[int], int]) -> None:
+    def __init__(self, at_once: Callable[[int], int], idle: Callable[[int], int]) -> None:
         self._at_once = at_once
+        self._idle = idle
         self._learnt: dict[tuple[int, str], _Learnt] = {}
 
     def limit(self, kind: int, type_: str, ready: int) -> int:
@@ -52,9 +55,12 @@ class LeaseSizes:
         if learnt is None:
             return 1
         seconds = max(LEASE_SECONDS, ROUND_TRIPS * learnt.round_trip)
-        by_clock = math.floor(seconds / learnt.message) if learnt.message else ready
+        by_clock = _times(seconds, learnt.message)
         share = math.ceil(ready / (SHARES * max(1, self._at_once(kind))))
-        learnt.size = max(1, min(by_clock, share, GROWTH * learnt.size))
+        size = min(by_clock, share)
+        # Less work than a round trip is not worth one of its own, unless somebody idle could have it.
+        rest = min(_times(learnt.round_trip, learnt.message), math.ceil(ready / max(1, self._idle(kind))))
+        learnt.size = max(1, min(max(size, rest), ready, GROWTH * learnt.size))
         return learnt.size
 
     def learn(self, lease: Lease, outcomes: Sequence[Outcome], now: float) -> None:
@@ -70,3 +76,8 @@ class LeaseSizes:
         else:
             learnt.message += WEIGHT * (message - learnt.message)
             learnt.round_trip += WEIGHT * (round_trip - learnt.round_trip)
+
+
+def _times(seconds: float, each: float) -> int:
+    """How many times ``each`` goes into ``seconds``."""
+    return math.floor(seconds / each) if each else sys.maxsize

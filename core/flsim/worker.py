@@ -173,8 +173,10 @@ class JobKind:
     """What all messages to one kind of node share."""
 
     client: Any
+    """Once it is loaded: a ClientApp, or where ``makes`` is set, something that makes one of a Context."""
     config: Mapping[str, Scalar]
     threads: int
+    makes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +217,7 @@ def prepare(job: Buffer, digest: bytes | None = None) -> Job:
         return known
     try:
         made: Job = pickle.loads(job)
-        kinds = tuple(
-            JobKind(import_reference(k.client) if isinstance(k.client, Reference) else k.client, k.config, k.threads)
-            for k in made.kinds
-        )
+        kinds = tuple(_loaded(k) for k in made.kinds)
     except AppLoadError:
         raise
     except BaseException as e:  # an import runs the app's code, which may raise anything
@@ -228,6 +227,11 @@ def prepare(job: Buffer, digest: bytes | None = None) -> Job:
     while len(_jobs) > _JOBS_KEPT:
         _jobs.popitem(last=False)
     return loaded
+
+
+def _loaded(kind: JobKind) -> JobKind:
+    client = import_reference(kind.client) if isinstance(kind.client, Reference) else kind.client
+    return JobKind(client, kind.config, kind.threads, inspect.isroutine(client) or inspect.isclass(client))
 
 
 def run_lease(frames: Frames) -> Frames:
@@ -297,7 +301,8 @@ def _answer(
     try:
         if seed:
             seed_globals(job.seed, (node, k))
-        reply = _instantiate(kind.client, context)(message, context)
+        app = _made(kind.client, context) if kind.makes else kind.client
+        reply = app(message, context)
     except bdb.BdbQuit:
         raise
     except BaseException as e:
@@ -338,14 +343,11 @@ def _answer(
 _CODES = frozenset(ErrorCode)
 
 
-def _instantiate(client: Any, context: Context) -> Callable[[Message, Context], Any]:
-    """A function or a class makes a ClientApp of the Context; anything else is one."""
-    if inspect.isroutine(client) or inspect.isclass(client):
-        made = client(context)
-        if not callable(made):
-            raise TypeError(f"{client.__qualname__} made a {type(made).__name__}, which is no ClientApp")
-        return made  # type: ignore[no-any-return]
-    return client  # type: ignore[no-any-return]
+def _made(client: Any, context: Context) -> Any:
+    app = client(context)
+    if not callable(app):
+        raise TypeError(f"{client.__qualname__} made a {type(app).__name__}, which is no ClientApp")
+    return app
 
 
 def _decoded(part: tuple[bytes, tuple[int, ...]], buffers: list[Buffer]) -> Any:

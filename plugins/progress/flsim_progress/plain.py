@@ -50,7 +50,7 @@ class PlainProgress:
         self._line(f"round {event.round:>3}{who}  {values}" + (f"  [errors: {errors}]" if errors else ""))
 
     def _returned(self, event: Returned) -> None:
-        for answer in event.answers:
+        for answer in event.answers(notable=True):
             for line in answer.printed.splitlines():
                 self._line(f"{_node(answer.node)} | {line}")
             if answer.code is None:
