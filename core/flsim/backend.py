@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flsim.errors import ConfigError
+from flsim.errors import BackendUnavailable, ConfigError
 from flsim.payload import Frames
 from flsim.resources import Place, Resources, host_cpus, host_memory, parse_bytes
 
@@ -121,3 +122,12 @@ class BackendSpec:
             raise ValueError(
                 f"backend {self.name!r} honours {', '.join(sorted(unknown))}; known: {', '.join(sorted(HONOURS))}"
             )
+
+    def load(self) -> type[Backend]:
+        """Import the backend's class. Raises BackendUnavailable where that fails."""
+        module, _, name = self.target.partition(":")
+        try:
+            cls: type[Backend] = getattr(importlib.import_module(module), name)
+        except Exception as e:  # an import of foreign code may raise anything
+            raise BackendUnavailable(f"backend {self.name!r} cannot be imported: {type(e).__name__}: {e}") from e
+        return cls

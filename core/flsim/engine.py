@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import importlib
 import secrets
 import shutil
 import signal
@@ -20,7 +19,7 @@ from typing import Any, TextIO, TypeVar
 from flsim.apps import Context
 from flsim.backend import Backend, BackendSpec, RunInfo
 from flsim.envelope import describe, kept_globals, seed_globals
-from flsim.errors import ConfigError, EncodeError, UnsupportedResources
+from flsim.errors import BackendBroken, ConfigError, EncodeError, FlsimError, UnsupportedResources
 from flsim.events import Announced, Observer, Observers, RunFinished, RunStarted
 from flsim.fleet import Fleet, Kind
 from flsim.grid import Grid
@@ -80,7 +79,7 @@ def run(
             resources = parse_resources(resources)
         project = project.with_resources({f.name: getattr(resources, f.name) for f in dataclasses.fields(resources)})
     plan = make_plan(plugins, project, backend=backend, options=options or {}, seed=seed)
-    return plan.run(plugins, None if quiet else sys.stderr)
+    return plan.run(plan.observers(plugins, None if quiet else sys.stderr))
 
 
 def _project(app: Any, client: Any, nodes: int | None) -> Project:
@@ -105,19 +104,32 @@ def _project(app: Any, client: Any, nodes: int | None) -> Project:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """A run, resolved and checked, and not yet started."""
+    """A run, resolved and checked as far as it can be before the backend is started.
+
+    Raises:
+        UnsupportedResources: a kind of node needs what the backend does not honour.
+    """
 
     project: Project
-    fleet: Fleet
     spec: BackendSpec
     options: Any
+    """An instance of the backend's options."""
     seed: int
 
-    def run(self, plugins: Plugins, out: TextIO | None) -> RunResult:
-        """Run it. ``out`` is where observers write what the user should see. Raises as :func:`run`."""
-        view = RunView(self.project.name, self.spec.name, self.fleet.nodes, self.seed, self.project.config, out)
-        observers: list[Observer] = [o for o in plugins.manager.hook.flsim_observer(run=view) if o is not None]
-        return _Run(self, Observers(observers)).execute()
+    def __post_init__(self) -> None:
+        for kind in self.project.kinds:
+            _check_honoured(kind, self.spec)
+
+    def observers(self, plugins: Plugins, out: TextIO | None) -> list[Observer]:
+        """The observers that plugins give for this run. ``out`` is where they write what the user should see."""
+        project = self.project
+        nodes = sum(k.nodes for k in project.kinds)
+        view = RunView(project.name, self.spec.name, nodes, self.seed, project.config, out)
+        return [o for o in plugins.manager.hook.flsim_observer(run=view) if o is not None]
+
+    def run(self, observers: Sequence[Observer] = ()) -> RunResult:
+        """Run it. Raises as :func:`run`."""
+        return _Run(self, Observers(list(observers))).execute()
 
 
 def make_plan(
@@ -128,22 +140,14 @@ def make_plan(
     options: Mapping[str, Any] | None = None,
     seed: int | None = None,
 ) -> Plan:
-    """Resolve and check what a run needs, as far as it can be told before the backend is started.
-
-    Raises:
-        InputError: a name, an option or a need is wrong.
-    """
+    """Choose the backend, and resolve its options and the seed. Raises InputError."""
     refuse_namesake()
     name = backend or project.backend
-    offer = plugins.backend(name) if name else plugins.default_backend()
-    spec = offer.spec
+    spec = (plugins.backend(name) if name else plugins.default_backend()).spec
     made = make_options(spec, {**project.options.get(spec.name, {}), **(options or {})})
-    fleet = Fleet(project.kinds)
-    for kind in fleet.kinds:
-        _check_honoured(kind, spec)
     if seed is None:
         seed = project.seed
-    return Plan(project, fleet, spec, made, secrets.randbits(32) if seed is None else check_seed(seed))
+    return Plan(project, spec, made, secrets.randbits(32) if seed is None else check_seed(seed))
 
 
 def _check_honoured(kind: Kind, spec: BackendSpec) -> None:
@@ -162,13 +166,14 @@ class _Run:
 
     def __init__(self, plan: Plan, observers: Observers) -> None:
         self._plan = plan
+        self._fleet = Fleet(plan.project.kinds)
         self._observers = observers
         self._loop = asyncio.new_event_loop()
         self._run_id = _run_id(plan.seed)
-        self._link = LinkState(plan.fleet, self._run_id, self._loop, observers)
+        self._link = LinkState(self._fleet, self._run_id, self._loop, observers)
         self._backend: Backend | None = None
         self._loops: list[asyncio.Task[None]] = []
-        self._loops_of: list[int] = [0] * len(plan.fleet.kinds)
+        self._loops_of: list[int] = [0] * len(self._fleet.kinds)
         self._job = b""
         self._own_process = True
 
@@ -223,7 +228,7 @@ class _Run:
             seed=plan.seed,
             backend=plan.spec.name,
             options=dataclasses.asdict(plan.options),
-            nodes=plan.fleet.nodes,
+            nodes=self._fleet.nodes,
         )
 
     # ---- on the event loop
@@ -240,24 +245,26 @@ class _Run:
 
     async def _start(self, folder: Path) -> None:
         plan = self._plan
-        module, _, name = plan.spec.target.partition(":")
-        backend: Backend = getattr(importlib.import_module(module), name)(plan.options)
-        self._backend = backend
-        backend.start(
-            RunInfo(
-                run_id=self._run_id,
-                seed=plan.seed,
-                folder=folder,
-                needs=tuple(k.resources for k in plan.fleet.kinds),
-                nodes=plan.fleet.nodes,
-                job=self._job,
-                changed=lambda: self._link.call_soon(self._refresh),
-                announce=self._announce,
-            )
+        info = RunInfo(
+            run_id=self._run_id,
+            seed=plan.seed,
+            folder=folder,
+            needs=tuple(k.resources for k in self._fleet.kinds),
+            nodes=self._fleet.nodes,
+            job=self._job,
+            changed=lambda: self._link.call_soon(self._refresh),
+            announce=self._announce,
         )
-        places = backend.capacity()
+        try:
+            self._backend = plan.spec.load()(plan.options)
+            self._backend.start(info)
+            places = self._backend.capacity()
+        except FlsimError:
+            raise
+        except Exception as e:  # a backend is foreign code, and this is where its name is known
+            raise BackendBroken(f"backend {plan.spec.name!r} cannot start: {describe(e)}") from e
         self._link.set_places(places)
-        for i, kind in enumerate(plan.fleet.kinds):
+        for i, kind in enumerate(self._fleet.kinds):
             if not self._link.heart.at_once(i):
                 raise UnsupportedResources(
                     f"nodes of kind {kind.name!r} need {kind.resources} each, which fits nowhere: {_shown(places)}"
@@ -268,7 +275,7 @@ class _Run:
                 f"backend {plan.spec.name} runs several ClientApps in one process: the global random generators "
                 "are not seeded, use context.rng"
             )
-        if "memory" not in plan.spec.honours and any(k.resources.memory for k in plan.fleet.kinds):
+        if "memory" not in plan.spec.honours and any(k.resources.memory for k in self._fleet.kinds):
             self._announce(f"backend {plan.spec.name} books memory, and does not enforce it")
         self._observers.put(
             RunStarted(
@@ -276,7 +283,7 @@ class _Run:
                 backend=plan.spec.name,
                 places=tuple(f"{p.name}: {p.resources}" for p in places),
                 slots=self._link.heart.at_once(0),
-                nodes=plan.fleet.nodes,
+                nodes=self._fleet.nodes,
                 seed=plan.seed,
             )
         )
@@ -291,7 +298,7 @@ class _Run:
     def _more_loops(self) -> None:
         """One worker loop per slot of each kind. Where there are fewer slots than before, loops wait."""
         assert self._backend is not None
-        for i, kind in enumerate(self._plan.fleet.kinds):
+        for i, kind in enumerate(self._fleet.kinds):
             while self._loops_of[i] < min(kind.nodes, self._link.heart.at_once(i)):
                 self._loops_of[i] += 1
                 loop = worker_loop(self._link, self._backend, self._job, i, own_process=self._own_process)
@@ -309,9 +316,9 @@ class _Run:
 
     def _make_job(self) -> bytes:
         plan = self._plan
-        kinds = tuple(JobKind(k.client, dict(k.config), k.resources.threads) for k in plan.fleet.kinds)
+        kinds = tuple(JobKind(k.client, dict(k.config), k.resources.threads) for k in self._fleet.kinds)
         try:
-            return Job(self._run_id, plan.seed, plan.fleet.nodes, dict(plan.project.config), kinds).encoded()
+            return Job(self._run_id, plan.seed, self._fleet.nodes, dict(plan.project.config), kinds).encoded()
         except Exception as e:  # whatever the pickling of the user's ClientApp raises
             raise EncodeError(f"the ClientApp cannot be sent to workers: {describe(e)}") from e
 

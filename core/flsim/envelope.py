@@ -86,8 +86,13 @@ class _Threads:
         self._controller: Any = None
         self._modules = 0
 
+    def stale(self) -> bool:
+        """Whether there may be libraries that were not there when they were last limited."""
+        return self._modules != len(sys.modules)
+
     def limit(self, threads: int) -> contextlib.AbstractContextManager[Any]:
-        if self._modules != len(sys.modules):
+        """Limit those that are loaded, until the context ends."""
+        if self.stale():
             from threadpoolctl import ThreadpoolController
 
             self._controller = ThreadpoolController()
@@ -159,20 +164,23 @@ def around_lease(threads: int, *, keep_globals: bool) -> Iterator[Callable[[], s
         _TEES.extend((_Tee("stdout"), _Tee("stderr")))
     printed: list[str] = []
 
-    def take() -> str:
-        if not printed:
-            return ""
-        text = "".join(printed)
-        printed.clear()
-        for tee in _TEES:
-            tee.reset()
-        return text if len(text) < PRINTED_LIMIT else text[:PRINTED_LIMIT] + "… (cut)\n"
-
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_THREADS.limit(threads))
         if keep_globals:
             stack.enter_context(kept_globals())
+        stack.enter_context(_THREADS.limit(threads))
         for tee in _TEES:
             tee.begin(printed)
             stack.callback(tee.end)
+
+        def take() -> str:
+            if _THREADS.stale():  # the last message has imported something
+                stack.enter_context(_THREADS.limit(threads))
+            if not printed:
+                return ""
+            text = "".join(printed)
+            printed.clear()
+            for tee in _TEES:
+                tee.reset()
+            return text if len(text) < PRINTED_LIMIT else text[:PRINTED_LIMIT] + "… (cut)\n"
+
         yield take

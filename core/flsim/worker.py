@@ -14,7 +14,7 @@ import pickle
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
@@ -101,35 +101,44 @@ class Outcome(NamedTuple):
 
 def pack(lease: Lease, link: LinkState, job: bytes, own_process: bool) -> Frames:
     """The Frames of a lease."""
+    messages = []
+    for entry in lease.entries:
+        pushed = entry.payload
+        messages.append((
+            entry.id, entry.node, pushed.k, entry.type, pushed.group_id, pushed.created_at, pushed.ttl,
+            pushed.blob, link.states.get(entry.node),
+        ))  # fmt: skip
+    return pack_messages(messages, job, lease.kind, own_process)
+
+
+Packed = tuple[int, int, int, str, str, float, float | None, Blob, Blob | None]
+"""A message on its way: id, node, the how-manieth of its node, type, group, created_at, ttl, content, node state."""
+
+
+def pack_messages(messages: Sequence[Packed], job: bytes, kind: int, own_process: bool) -> Frames:
+    """The Frames of a lease of these messages: each content, and each buffer in it, once."""
     buffers: list[Buffer] = [job]
     contents: list[tuple[bytes, tuple[int, ...]]] = []
-    index: dict[int, int] = {}
-    at: dict[int, int] = {}
+    content_at: dict[int, int] = {}
+    buffer_at: dict[int, int] = {}
 
     def place(blob: Blob) -> int:
-        known = index.get(id(blob))
+        known = content_at.get(id(blob))
         if known is not None:
             return known
         wheres = []
         for buffer in blob.buffers:
-            where = at.get(id(buffer))
+            where = buffer_at.get(id(buffer))
             if where is None:
-                where = at[id(buffer)] = len(buffers)
+                where = buffer_at[id(buffer)] = len(buffers)
                 buffers.append(buffer)
             wheres.append(where)
         contents.append((blob.pickled, tuple(wheres)))
-        index[id(blob)] = len(contents) - 1
+        content_at[id(blob)] = len(contents) - 1
         return len(contents) - 1
 
-    messages = []
-    for entry in lease.entries:
-        pushed = entry.payload
-        state = link.states.get(entry.node)
-        messages.append((
-            entry.id, entry.node, pushed.k, entry.type, pushed.group_id, pushed.created_at, pushed.ttl,
-            place(pushed.blob), -1 if state is None else place(state),
-        ))  # fmt: skip
-    header = (job_digest(job), lease.kind, own_process, contents, messages)
+    packed = [(*m[:7], place(m[7]), -1 if m[8] is None else place(m[8])) for m in messages]
+    header = (job_digest(job), kind, own_process, contents, packed)
     return Frames(pickle.dumps(header, protocol=5), buffers)
 
 

@@ -13,6 +13,7 @@ import signal
 import threading
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor, ShutdownExecutorError
 
@@ -52,9 +53,8 @@ class LokyBackend(Backend):
         future: Future[Frames] = Future()
         future.set_running_or_notify_cancel()
         slot = self._idle.pop() if self._idle else self._new_slot()
-        slot.future = future
         try:
-            inner = slot.executor.submit(run_lease, frames)
+            inner = slot.submit(frames, future)
         except BrokenProcessPool as e:  # it died while it was idle
             self._drop(slot)
             future.set_exception(WorkerLost(Cause.NOT_STARTED, _lost(e).detail))
@@ -81,7 +81,7 @@ class LokyBackend(Backend):
 
     def _new_slot(self) -> _Slot:
         assert self._run is not None
-        slot = _Slot(self._driver_lives, self._run.job)
+        slot = _Slot(self._run, self._driver_lives)
         self._slots.add(slot)
         return slot
 
@@ -109,14 +109,24 @@ class LokyBackend(Backend):
 class _Slot:
     """One worker process, begun at once: it loads the app while the driver gets ready."""
 
-    def __init__(self, driver_lives: Connection, job: bytes) -> None:
-        self.executor = ProcessPoolExecutor(1, initializer=_begin, initargs=(driver_lives,))
+    def __init__(self, run: RunInfo, driver_lives: Connection) -> None:
+        threads = {need.threads for need in run.needs}
+        env = dict.fromkeys(_THREAD_VARIABLES, str(min(threads))) if len(threads) == 1 else {}
+        self.executor = ProcessPoolExecutor(1, initializer=_begin, initargs=(driver_lives,), env=env)
+        self.executor.submit(_load, run.job)
         self.future: Future[Frames] | None = None
-        self._ready = self.executor.submit(_load, job)
+        self._mark = run.folder / f"worker-{id(self):x}"
+        self._leases = 0
+
+    def submit(self, frames: Frames, future: Future[Frames]) -> Future[Frames]:
+        """Run a lease that completes ``future``. Raises BrokenProcessPool where the worker is dead."""
+        self.future = future
+        self._leases += 1
+        return self.executor.submit(_run_lease, str(self._mark), self._leases, frames)
 
     def started(self) -> bool:
-        """Whether the worker got as far as its first lease."""
-        return self._ready.done() and self._ready.exception() is None
+        """Whether the worker has begun its last lease: it says so in a file, which outlives it."""
+        return self._mark.exists() and self._mark.read_text() == str(self._leases)
 
 
 def _lost(error: BrokenProcessPool) -> WorkerLost:
@@ -137,6 +147,9 @@ def _lost(error: BrokenProcessPool) -> WorkerLost:
 
 # ---- in the worker
 
+# Set where they are the same for the whole life of a process, since a library reads them when it is loaded.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
 
 def _begin(driver_lives: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -149,6 +162,11 @@ def _end_with_driver(driver_lives: Connection) -> None:
         driver_lives.recv_bytes()
     except (EOFError, OSError):
         os._exit(1)
+
+
+def _run_lease(mark: str, number: int, frames: Frames) -> Frames:
+    Path(mark).write_text(str(number))
+    return run_lease(frames)
 
 
 def _load(job: bytes) -> None:

@@ -69,7 +69,7 @@ def run(
     out = sys.stdout
     try:
         with _terminated(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            result = plan.run(plugins, None if quiet or as_json else out)
+            result = plan.run(plan.observers(plugins, None if quiet or as_json else out))
     except KeyboardInterrupt:
         print("interrupted: the run was ended", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -121,7 +121,7 @@ def _show_plan(plan: Plan, project: Project, as_json: bool) -> None:
                 "name": k.name, "client": str(k.client), "nodes": k.nodes, "needs": str(k.resources),
                 "config": dict(k.config),
             }
-            for k in plan.fleet.kinds
+            for k in project.kinds
         ],
         "config": dict(project.config),
         "backend": plan.spec.name,

@@ -1,0 +1,191 @@
+"""The apps that the contract's checks run. What happened in a worker is told by files, since replies can be lost."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from flsim.apps import ClientApp, Context
+from flsim.message import Message
+from flsim.records import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+client = ClientApp()
+"""Does what the message's type says, to what its ConfigRecord ``plan`` says."""
+
+
+def reply(msg: Message, **values: Any) -> Message:
+    """A reply that carries ``values``."""
+    return Message(RecordDict({"values": ConfigRecord(values)}), reply_to=msg)
+
+
+def plan(msg: Message) -> ConfigRecord:
+    """What the message says."""
+    return msg.content.config_records["plan"]
+
+
+def note(folder: Any, text: str = "") -> None:
+    """Leave a file that says that this call was here: counted, whatever becomes of the reply."""
+    path = Path(str(folder), f"{time.time_ns()}-{uuid.uuid4().hex}")
+    path.with_suffix(".tmp").write_text(text)
+    path.with_suffix(".tmp").rename(path.with_suffix(".note"))
+
+
+def notes(folder: Path) -> list[str]:
+    """What calls have left in ``folder``, in order of time."""
+    return [p.read_text() for p in sorted(folder.glob("*.note"))]
+
+
+@client.query("echo")
+def echo(msg: Message, context: Context) -> Message:
+    """Say who answers, and give back the content."""
+    content = RecordDict(dict(msg.content))
+    content["values"] = ConfigRecord({"pid": os.getpid(), "node": context.node_id})
+    return Message(content, reply_to=msg)
+
+
+@client.query("hold")
+def hold(msg: Message, context: Context) -> Message:
+    """Take ``seconds``, and note from when to when, by a clock that all processes of a host share."""
+    begun = time.monotonic()
+    time.sleep(float(plan(msg)["seconds"]))  # type: ignore[arg-type]  # the plan of this check holds a number
+    note(plan(msg)["folder"], f"{context.node_config.get('weight', 1)} {begun} {time.monotonic()} {os.getpid()}")
+    return reply(msg, pid=os.getpid())
+
+
+@client.query("die")
+def die(msg: Message, context: Context) -> Message:
+    """End the worker, as ``how`` says."""
+    how = plan(msg)["how"]
+    if "folder" in plan(msg):
+        note(plan(msg)["folder"])
+    sys.stdout.flush()
+    if how == "exit":
+        os._exit(5)
+    elif how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "segfault":
+        ctypes.string_at(0)
+    raise AssertionError(f"still alive after {how}")
+
+
+@client.query("die_once")
+def die_once(msg: Message, context: Context) -> Message:
+    """End the worker the first time, and answer from then on."""
+    mark = Path(str(plan(msg)["folder"]), f"died-{context.node_id}")
+    if not mark.exists():
+        mark.touch()
+        os._exit(5)
+    return draw(msg, context)
+
+
+@client.query("draw")
+def draw(msg: Message, context: Context) -> Message:
+    """Numbers from each generator, a matrix product, and a count kept in the node's state."""
+    import numpy as np
+
+    count = int(context.state["count"]["n"]) + 1 if "count" in context.state else 1  # type: ignore[arg-type]
+    context.state["count"] = MetricRecord({"n": count})
+    matrix = context.rng.standard_normal((64, 64)).astype(np.float32)
+    drawn = [context.rng.random(), np.random.random(), random.random()]
+    arrays = ArrayRecord({"drawn": np.array(drawn), "product": matrix @ matrix.T})
+    about = MetricRecord({"count": count, "node": context.node_id, "num-examples": 1 + context.node_id % 3})
+    return Message(RecordDict({"arrays": arrays, "about": about}), reply_to=msg)
+
+
+@client.query("raise")
+def raise_(msg: Message, context: Context) -> Message:
+    """Raise what ``how`` says."""
+    raise _RAISED[str(plan(msg)["how"])]
+
+
+class TwoArguments(Exception):
+    """Pickles, and does not unpickle."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class Unprintable(Exception):
+    """Cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Base(BaseException):
+    """Is no Exception."""
+
+
+_RAISED: dict[str, BaseException] = {
+    "ValueError": ValueError("it is wrong"),
+    "TwoArguments": TwoArguments("a", "b"),
+    "Unprintable": Unprintable(),
+    "SystemExit": SystemExit(3),
+    "KeyboardInterrupt": KeyboardInterrupt(),
+    "GeneratorExit": GeneratorExit(),
+    "Base": Base("base"),
+    "MemoryError": MemoryError(),
+    "RecursionError": RecursionError("deep"),
+    "ExceptionGroup": ExceptionGroup("several", [ValueError("one")]),
+}
+RAISED = tuple(_RAISED)
+"""What :func:`raise_` can raise."""
+
+
+class Unpicklable:
+    """Cannot be encoded."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("this stays here")
+
+
+class Undecodable:
+    """Can be encoded, and not be decoded."""
+
+    def __reduce__(self) -> Any:
+        return _refuse, ()
+
+
+def _refuse() -> None:
+    raise RuntimeError("this cannot be decoded")
+
+
+@client.query("return")
+def return_(msg: Message, context: Context) -> Any:
+    """Return what ``what`` says, which is no proper reply."""
+    what = plan(msg)["what"]
+    if what == "none":
+        return None
+    if what == "message itself":
+        return msg
+    if what == "instruction":
+        return Message(RecordDict(), 2, "query.echo")
+    if what == "unpicklable":
+        return Message(Unpicklable(), reply_to=msg)
+    if what == "undecodable":
+        return Message(Undecodable(), reply_to=msg)
+    return str(what)
+
+
+@client.query("threads")
+def threads(msg: Message, context: Context) -> Message:
+    """Say how many threads BLAS may use."""
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    np.ones((8, 8)) @ np.ones((8, 8))
+    return reply(msg, threads=max((i["num_threads"] for i in threadpool_info()), default=0))
+
+
+@client.query("print")
+def print_(msg: Message, context: Context) -> Message:
+    """Print ``characters``."""
+    print("x" * int(plan(msg)["characters"]))  # type: ignore[call-overload]  # the plan of this check holds a number
+    return reply(msg)

@@ -1,0 +1,497 @@
+"""The contract of a backend, clause by clause, as plain functions.
+
+Each check takes the Subject, uses the backend for real, and raises AssertionError with what it saw. A check with
+``needs`` applies to backends that honour those; one without applies to all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flsim.aggregate import weighted_mean
+from flsim.apps import Context, ServerApp
+from flsim.errors import Cause, UnsupportedResources, WorkerLost
+from flsim.fleet import Kind
+from flsim.grid import Grid
+from flsim.message import ErrorCode, Message
+from flsim.payload import Frames
+from flsim.records import ConfigRecord, RecordDict
+from flsim.resources import Resources
+from flsim.testing.apps import RAISED, client, notes
+from flsim.testing.subject import PATIENCE, Desk, Subject, outcome
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Check:
+    """One check of one clause."""
+
+    clause: int
+    name: str
+    needs: frozenset[str]
+    run: Callable[[Subject], None]
+
+    def applies(self, subject: Subject) -> bool:
+        """Whether the backend honours what this check is about."""
+        return self.needs <= subject.spec.honours
+
+
+CHECKS: list[Check] = []
+"""All checks, in the order of the clauses."""
+
+
+def check(clause: int, *needs: str) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+    """Add a function to :data:`CHECKS`."""
+
+    def add(fn: Callable[[Subject], None]) -> Callable[[Subject], None]:
+        CHECKS.append(Check(clause, fn.__name__, frozenset(needs), fn))
+        return fn
+
+    return add
+
+
+# ---- 1: a future is completed exactly once
+
+
+@check(1)
+def each_lease_comes_back_once(subject: Subject) -> None:
+    """Ten leases, one after another and as many at once as there are places: each future is done once, with its own
+    lease's outcome."""
+    with subject.desk() as desk:
+        desk.start()
+        done: list[int] = []
+        for batch in range(5):
+            futures = []
+            for i, place in enumerate(desk.places(2)):
+                node = 2 + 2 * batch + i
+                future = desk.backend.submit(desk.frames("echo", node=node, tag=node), desk.need, place)
+                future.add_done_callback(lambda _, node=node: done.append(node))  # type: ignore[misc]
+                futures.append((node, future))
+            for node, future in futures:
+                answer = outcome(future)
+                assert answer.error is None, f"a lease that only echoes came back with {answer.error}"
+                assert f"{node}".encode() and answer.message_id > 0
+        assert len(done) == len(set(done)), f"futures were completed twice: nodes {done}"
+
+
+@check(1, "isolation")
+def a_dead_worker_fails_its_future_with_worker_lost(subject: Subject) -> None:
+    """A worker that exits, is killed, or segfaults completes its future, with a cause that charges the message."""
+    with subject.desk() as desk:
+        desk.start()
+        for how, expected in (("exit", Cause.EXITED), ("kill", Cause.SIGNAL), ("segfault", Cause.SIGNAL)):
+            error = _lost(desk.submit("die", how=how))
+            assert error.cause in (expected, Cause.UNKNOWN), f"a worker that ended by {how} was reported as {error!r}"
+
+
+@check(1)
+def what_an_app_raises_or_returns_never_fails_the_future(subject: Subject) -> None:
+    """Exceptions of all families, and returns that are no reply, come back as the outcome's error."""
+    with subject.desk() as desk:
+        desk.start()
+        for how in RAISED:
+            error = desk.answer("raise", how=how).error
+            assert error is not None and error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{how} gave {error}"
+            assert how.split("(")[0] in error.reason, f"{how} is not named: {error.reason}"
+        expected = {
+            "none": ErrorCode.REPLY_INVALID,
+            "text": ErrorCode.REPLY_INVALID,
+            "message itself": ErrorCode.REPLY_INVALID,
+            "instruction": ErrorCode.REPLY_INVALID,
+            "unpicklable": ErrorCode.REPLY_UNENCODABLE,
+        }
+        for what, code in expected.items():
+            error = desk.answer("return", what=what).error
+            assert error is not None and error.code == code, f"returning {what} gave {error}"
+
+
+# ---- 2: one fault domain per lease
+
+
+@check(2, "isolation")
+def a_death_costs_no_other_lease(subject: Subject) -> None:
+    """While one lease takes its time, others die beside it: it comes back all the same."""
+    with subject.desk() as desk, _folder() as folder:
+        desk.start()
+        places = desk.places(2)
+        assert len(places) == 2, f"with options {dict(subject.options)} there is no room for two leases: {places}"
+        slow = desk.submit("hold", place=places[0], seconds=2.0, folder=str(folder))
+        for how in ("exit", "kill"):
+            _lost(desk.submit("die", place=places[1], how=how))
+        assert outcome(slow).error is None
+        assert len(notes(folder)) == 1, "the slow lease was executed more than once"
+
+
+@check(2, "isolation")
+def a_process_runs_one_lease_at_a_time(subject: Subject) -> None:
+    """Two leases at once are in two processes."""
+    with subject.desk() as desk, _folder() as folder:
+        desk.start()
+        futures = [desk.submit("hold", place=p, seconds=0.5, folder=str(folder)) for p in desk.places(2)]
+        for future in futures:
+            outcome(future)
+        spans = [note.split() for note in notes(folder)]
+        by_process: dict[str, list[tuple[float, float]]] = {}
+        for _, begun, ended, pid in spans:
+            by_process.setdefault(pid, []).append((float(begun), float(ended)))
+        for pid, times in by_process.items():
+            assert _most_at_once([(1.0, *t) for t in times]) == 1, f"process {pid} ran several leases at once"
+
+
+@check(2, "isolation")
+def a_dead_worker_is_replaced_before_it_is_offered_work(subject: Subject) -> None:
+    """After a death, as many leases as there is room for are answered, more than once over."""
+    with subject.desk() as desk:
+        desk.start()
+        for how in ("kill", "exit"):
+            _lost(desk.submit("die", how=how))
+            for _ in range(3):
+                places = _eventually_places(desk, 2)
+                for future in [desk.submit("echo", place=p) for p in places]:
+                    assert outcome(future).error is None
+
+
+@check(2, "isolation")
+def a_worker_killed_while_idle_charges_nobody(subject: Subject) -> None:
+    """A worker that dies between leases costs none, or fails the next as *not started*."""
+    with subject.desk() as desk:
+        desk.start()
+        answer = desk.answer("echo")
+        pid = _values(answer)["pid"]
+        assert pid != os.getpid(), "a backend that honours isolation ran a lease in the driver"
+        _kill(pid)
+        for _ in range(20):
+            try:
+                assert desk.answer("echo", place=_eventually_places(desk, 1)[0]).error is None
+            except WorkerLost as e:
+                assert not e.cause.charges, f"a worker that died while it was idle was reported as {e!r}"
+
+
+# ---- 3: what is declared is honoured, and what is not is refused
+
+
+@check(3)
+def what_is_not_honoured_is_refused(subject: Subject) -> None:
+    """A need for gpus or a custom resource that the backend does not honour is refused before the first message."""
+    needs = {"gpus": Resources(gpus=0.5), "custom": Resources(custom={"licence": 1})}
+    for what, need in needs.items():
+        if what not in subject.spec.honours:
+            try:
+                subject.run(_unreached, kinds=[Kind("default", client, 4, need)])
+            except UnsupportedResources:
+                continue
+            raise AssertionError(f"a need for {what} was accepted, which the backend does not honour")
+
+
+@check(3)
+def a_need_that_fits_nowhere_is_refused(subject: Subject) -> None:
+    """More cpus than there are: refused before the first message, with what was asked and what there is."""
+    if "cpus" not in subject.spec.honours:
+        return
+    try:
+        subject.run(_unreached, kinds=[Kind("default", client, 4, Resources(cpus=4096))])
+    except UnsupportedResources as e:
+        assert "4096" in str(e), f"the refusal does not say what was asked: {e}"
+        return
+    raise AssertionError("a need of 4096 cpus was accepted")
+
+
+@check(3, "cpus")
+def a_mixed_fleet_never_uses_more_cpus_than_there_are(subject: Subject) -> None:
+    """ClientApps of 1 and of 2 cpus share the places: what is at work at once never needs more than there is."""
+    with subject.desk() as desk:
+        desk.start()
+        cpus = sum(p.resources.cpus for p in desk.backend.capacity())
+        heavy = 2 if any(p.resources.cpus >= 2 for p in desk.backend.capacity()) else 1
+    with _folder() as folder:
+        kinds = [
+            Kind("light", client, 8, Resources(cpus=1), {"weight": 1}),
+            Kind("heavy", client, 4, Resources(cpus=heavy), {"weight": heavy}),
+        ]
+        subject.run(_hold_all, kinds=kinds, config={"folder": str(folder), "seconds": 0.1})
+        spans = [note.split() for note in notes(folder)]
+        assert len(spans) == 12, f"12 messages were sent, {len(spans)} calls were made"
+        most = _most_at_once([(float(w), float(b), float(e)) for w, b, e, _ in spans])
+        assert most <= cpus, f"ClientApps at work at once needed {most:g} cpus of {cpus:g}"
+
+
+# ---- 4: threads
+
+
+@check(4, "cpus")
+def blas_has_the_threads_of_the_need(subject: Subject) -> None:
+    """BLAS has ``max(1, floor(cpus))`` threads while a message runs."""
+    for cpus, expected in ((1.0, 1), (0.5, 1), (2.0, 2)):
+        with subject.desk(Resources(cpus=cpus)) as desk:
+            desk.start()
+            if not desk.places(1):
+                continue  # no place is that large
+            for _ in range(2):
+                threads = _values(desk.answer("threads"))["threads"]
+                assert threads == expected, f"a ClientApp of {cpus:g} cpus saw {threads} threads"
+
+
+# ---- 5: equal submissions both run
+
+
+@check(5)
+def equal_submissions_both_run(subject: Subject) -> None:
+    """The same frames, submitted again and again, are executed each time."""
+    with subject.desk() as desk, _folder() as folder:
+        desk.start()
+        frames = desk.frames("hold", seconds=0.0, folder=str(folder))
+        for _ in range(3):
+            for future in [desk.backend.submit(frames, desk.need, p) for p in desk.places(2)]:
+                outcome(future)
+        sent = 3 * len(desk.places(2))
+        assert len(notes(folder)) == sent, f"{sent} equal leases were submitted, {len(notes(folder))} were executed"
+
+
+# ---- 6: start and stop
+
+
+@check(6)
+def stop_may_be_called_twice_and_leaves_no_thread(subject: Subject) -> None:
+    """After ``stop``, the threads that ``start`` and the leases brought are gone; another ``stop`` does nothing."""
+    with subject.desk() as desk:
+        before = set(threading.enumerate())
+        desk.start()
+        desk.answer("echo")
+        _in_time(desk.backend.stop, "stop")
+        _in_time(desk.backend.stop, "the second stop")
+        left = _until(lambda: not (set(threading.enumerate()) - before), 5)
+        assert left, f"threads are left: {[t.name for t in set(threading.enumerate()) - before]}"
+
+
+@check(6, "isolation")
+def stop_ends_the_workers_also_at_work(subject: Subject) -> None:
+    """``stop`` with a lease at work ends soon, and the processes that served leases are gone, where the backend
+    started them."""
+    with subject.desk() as desk, _folder() as folder:
+        before = _children()
+        desk.start()
+        desk.answer("echo")
+        desk.submit("hold", seconds=600.0, folder=str(folder))
+        _in_time(desk.backend.stop, "stop")
+        gone = _until(lambda: not (_children() - before), 5)
+        assert gone, f"child processes are left: {sorted(_children() - before)}"
+
+
+# ---- 7: submit out of its time
+
+
+@check(7)
+def submit_before_start_and_after_stop_raises(subject: Subject) -> None:
+    """A lease that nobody would run is refused."""
+    with subject.desk() as desk:
+        frames = desk.frames("echo")
+        place = desk.start().place()
+        desk.answer("echo")
+        desk.backend.stop()
+        _refuses(lambda: desk.backend.submit(frames, desk.need, place), "after stop")
+    with subject.desk() as desk:
+        _refuses(lambda: desk.backend.submit(desk.frames("echo"), desk.need, place), "before start")
+
+
+# ---- 9: printing
+
+
+@check(9)
+def a_worker_may_print_a_megabyte(subject: Subject) -> None:
+    """What a ClientApp prints comes back cut, and costs nothing else."""
+    with subject.desk() as desk:
+        desk.start()
+        answer = desk.answer("print", characters=1_000_000)
+        assert answer.error is None
+        assert 0 < len(answer.printed) < 100_000, f"{len(answer.printed)} characters of 1,000,000 came back"
+
+
+# ---- 10: determinism
+
+
+@check(10)
+def the_result_is_that_of_any_number_of_workers(subject: Subject) -> None:
+    """Draws, products, states and aggregates: one digest with each variant of the options, and again."""
+    digests = {}
+    for options in (subject.options, subject.options, *subject.variants):
+        result = subject.run(_draw_rounds, options=options)
+        assert result.answered == result.sent, f"with {options}: {result.counts}"
+        digests.setdefault(result.digest, []).append(options)
+    assert len(digests) == 1, f"the digest differs: {digests}"
+    other = subject.run(_draw_rounds, seed=8)
+    assert other.digest not in digests, "another seed gave the same digest"
+
+
+@check(10)
+def seeds_are_of_the_node_and_its_count(subject: Subject) -> None:
+    """What a node draws is what numpy's SeedSequence(seed, spawn_key=(node, k)) gives, whoever runs it."""
+    import numpy as np
+
+    result = subject.run(_draw_rounds)
+    drawn = result.state.array_records["drawn"]
+    for k in range(ROUNDS):
+        for i, node in enumerate(range(2, 2 + DRAWN)):
+            rng = np.random.default_rng(np.random.SeedSequence(7, spawn_key=(node, k)))
+            rng.standard_normal((64, 64))
+            expected = rng.random()
+            assert drawn[str(k)][i] == expected, f"node {node}, message {k}: drew {drawn[str(k)][i]}, not {expected}"
+
+
+@check(10, "isolation")
+def deaths_do_not_change_the_result(subject: Subject) -> None:
+    """Every fifth node ends its worker once: the digest is that of a run without deaths."""
+    calm = subject.run(_draw_rounds, config={"action": "draw"})
+    with _folder() as folder:
+        stormy = subject.run(_draw_rounds, config={"action": "die_once", "folder": str(folder)})
+    assert stormy.answered == stormy.sent, f"messages were lost: {stormy.counts}"
+    assert stormy.digest == calm.digest, "the digest differs from that of the run without deaths"
+
+
+# ---- the apps of whole runs
+
+ROUNDS = 2
+DRAWN = 10
+
+_unreached = ServerApp()
+_hold_all = ServerApp()
+_draw_rounds = ServerApp()
+
+
+@_unreached.main()
+def _not_to_be_called(grid: Grid, context: Context) -> None:
+    raise AssertionError("the run began, though its needs cannot be met")
+
+
+@_hold_all.main()
+def _hold(grid: Grid, context: Context) -> None:
+    plan = RecordDict({"plan": ConfigRecord(dict(context.run_config))})
+    replies = grid.send_and_receive(Message(plan, n, "query.hold") for n in grid.get_node_ids())
+    errors = [str(r.error) for r in replies if r.has_error()]
+    assert not errors, f"errors came back: {errors}"
+
+
+@_draw_rounds.main()
+def _draw(grid: Grid, context: Context) -> None:
+    import numpy as np
+
+    from flsim.records import ArrayRecord
+
+    action = context.run_config.get("action", "draw")
+    folder = str(context.run_config.get("folder", ""))
+    drawn = {}
+    for k in range(ROUNDS):
+        messages = []
+        for i, node in enumerate(grid.get_node_ids()[:DRAWN]):
+            plan = RecordDict({"plan": ConfigRecord({"folder": folder})})
+            messages.append(Message(plan, node, f"query.{action if i % 5 == 0 else 'draw'}"))
+        replies = grid.send_and_receive(messages)
+        for record, value in weighted_mean(replies).items():
+            context.state[f"{record}-{k}"] = value
+        drawn[str(k)] = np.array([r.content.array_records["arrays"]["drawn"][0] for r in replies])
+    context.state["drawn"] = ArrayRecord(drawn)
+
+
+# ---- tools
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="flsim-check-") as folder:
+        yield Path(folder)
+
+
+def _lost(future: Future[Frames]) -> WorkerLost:
+    done, _ = wait([future], PATIENCE, FIRST_COMPLETED)
+    assert done, f"the future of a lease whose worker died is not completed after {PATIENCE:g} s"
+    error = future.exception()
+    assert isinstance(error, WorkerLost), f"the future of a lease whose worker died gave {error!r}"
+    return error
+
+
+def _values(answer: Any) -> dict[str, Any]:
+    from flsim.payload import decode
+
+    assert answer.error is None, str(answer.error)
+    return dict(decode(*answer.reply).config_records["values"])
+
+
+def _eventually_places(desk: Desk, count: int) -> list[Any]:
+    """Places, once there is one: a backend may say that a place is gone until its worker is replaced."""
+    assert _until(lambda: bool(desk.places(count)), PATIENCE), "no place came back after a death"
+    return desk.places(count)
+
+
+def _until(true: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)  # what other processes do cannot be waited for otherwise
+    return True
+
+
+def _in_time(call: Callable[[], None], what: str) -> None:
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(PATIENCE / 2)
+    assert not thread.is_alive(), f"{what} hangs"
+
+
+def _refuses(call: Callable[[], Any], when: str) -> None:
+    try:
+        call()
+    except RuntimeError:
+        return
+    raise AssertionError(f"submit {when} was accepted")
+
+
+def _most_at_once(spans: list[tuple[float, float, float]]) -> float:
+    """The most weight at work at one time, of (weight, from, to)."""
+    edges = sorted([(b, w) for w, b, _ in spans] + [(e, -w) for w, _, e in spans])
+    most = now = 0.0
+    for _, weight in edges:
+        now += weight
+        most = max(most, now)
+    return most
+
+
+_TRACKERS = ("resource_tracker", "semaphore_tracker")
+
+
+def _children() -> set[int]:
+    """The pids of this process's living descendants, but Python's and loky's resource trackers."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+            line = stat.with_name("cmdline").read_text()
+        except OSError:  # it ended meanwhile
+            continue
+        if fields[0] != "Z" and not any(t in line for t in _TRACKERS):
+            parents[int(stat.parent.name)] = int(fields[1])
+    found = {os.getpid()}
+    while more := {p for p, parent in parents.items() if parent in found and p not in found}:
+        found |= more
+    return found - {os.getpid()}
+
+
+def _kill(pid: int) -> None:
+    import signal
+
+    os.kill(pid, signal.SIGKILL)
+    assert _until(lambda: not _alive(pid), 10), f"process {pid} outlives SIGKILL"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
