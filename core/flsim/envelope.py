@@ -93,6 +93,7 @@ class _Threads:
     def limit(self, threads: int) -> contextlib.AbstractContextManager[Any]:
         """Limit those that are loaded, until the context ends."""
         if self.stale():
+            import numpy  # noqa: F401, ICN001  # its BLAS must be there to be limited
             from threadpoolctl import ThreadpoolController
 
             self._controller = ThreadpoolController()

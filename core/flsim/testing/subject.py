@@ -73,7 +73,7 @@ class Subject:
             run_id=1, seed=7, folder=folder, needs=(need,), nodes=NODES, job=job,
             changed=lambda: None, announce=lambda text: None,
         )  # fmt: skip
-        desk = Desk(backend, info, need, own_process="isolation" in self.spec.honours)
+        desk = Desk(backend, info, need)
         try:
             yield desk
         finally:
@@ -88,7 +88,6 @@ class Desk:
     backend: Backend
     info: RunInfo
     need: Resources
-    own_process: bool
     _next: int = 1
 
     def start(self) -> Desk:
@@ -111,7 +110,7 @@ class Desk:
         blob = encode(RecordDict({"plan": ConfigRecord(plan)}))
         message = (self._next, node, 0, f"query.{action}", "", 0.0, None, blob, None)
         self._next += 1
-        return pack_messages([message], self.info.job, 0, self.own_process)
+        return pack_messages([message], self.info.job, 0, own_process=True)
 
     def submit(self, action: str, *, place: Place | None = None, **plan: Any) -> Future[Frames]:
         """Submit such a lease."""
