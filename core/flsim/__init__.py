@@ -49,7 +49,7 @@ _HOMES = {
     "RunResult": "result",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605  # the one list of public names is _HOMES
+__all__ = sorted(_HOMES)  # the one list of public names is _HOMES
 
 
 def __getattr__(name: str) -> Any:

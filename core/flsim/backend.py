@@ -47,6 +47,9 @@ class Backend(ABC):
     methods are called from one thread, the engine's.
     """
 
+    def __init__(self, options: Any) -> None:  # noqa: B027  # what there is to take differs
+        """Take the options. Starts nothing."""
+
     @abstractmethod
     def start(self, run: RunInfo) -> None:
         """Make workers ready, or join a cluster that is there. Raises BackendBroken where it cannot."""

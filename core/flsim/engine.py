@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import secrets
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
@@ -22,6 +20,7 @@ from flsim.envelope import describe, kept_globals, seed_globals
 from flsim.errors import BackendBroken, ConfigError, EncodeError, FlsimError, UnsupportedResources
 from flsim.events import Announced, Observer, Observers, RunFinished, RunStarted
 from flsim.fleet import Fleet, Kind
+from flsim.folder import run_folder
 from flsim.grid import Grid
 from flsim.hooks import RunView
 from flsim.linkstate import LinkState
@@ -178,11 +177,16 @@ class _Run:
         self._own_process = True
 
     def execute(self) -> RunResult:
-        plan, project = self._plan, self._plan.project
-        server = import_reference(project.server) if isinstance(project.server, Reference) else project.server
+        server = self._plan.project.server
+        if isinstance(server, Reference):
+            server = import_reference(server)
         self._job = self._make_job()
+        with run_folder() as folder:
+            return self._execute(server, folder)
+
+    def _execute(self, server: Any, folder: Path) -> RunResult:
+        plan, project = self._plan, self._plan.project
         self._observers.start()
-        folder = Path(tempfile.mkdtemp(prefix="flsim-"))
         thread = threading.Thread(target=self._drive, name="flsim-engine", daemon=True)
         thread.start()
         begun, error = time.perf_counter(), ""
@@ -213,7 +217,6 @@ class _Run:
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 thread.join()
                 self._loop.close()
-                shutil.rmtree(folder, ignore_errors=True)  # a worker that is being killed may still write to it
                 self._observers.put(RunFinished(time.perf_counter() - begun, error))
                 self._observers.close()
         return RunResult(

@@ -17,6 +17,13 @@ TEXT_LIMIT = 4096
 TRACEBACK_LIMIT = 16 * 1024
 
 
+_OURS = frozenset((
+    "flsim.apps", "flsim.engine", "flsim.project", "flsim.worker", "flsim.cli.run", "contextlib",
+    "importlib", "importlib._bootstrap", "importlib._bootstrap_external",
+))  # fmt: skip
+"""Modules that stand between the engine and the app's first line."""
+
+
 def describe(error: BaseException) -> str:
     """``Type: text`` of any exception, also of one whose ``__str__`` raises; without control characters, cut."""
     try:
@@ -29,7 +36,7 @@ def describe(error: BaseException) -> str:
 def traceback_of(error: BaseException) -> str:
     """The traceback of ``error`` from the app's own first line on."""
     frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "flsim":
+    while frames is not None and frames.tb_frame.f_globals.get("__name__") in _OURS:
         frames = frames.tb_next
     try:
         lines = traceback.format_exception(type(error), error, frames or error.__traceback__)
@@ -93,7 +100,7 @@ class _Threads:
     def limit(self, threads: int) -> contextlib.AbstractContextManager[Any]:
         """Limit those that are loaded, until the context ends."""
         if self.stale():
-            import numpy  # noqa: F401, ICN001  # its BLAS must be there to be limited
+            import numpy  # noqa: F401  # its BLAS must be there to be limited
             from threadpoolctl import ThreadpoolController
 
             self._controller = ThreadpoolController()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import TYPE_CHECKING, Protocol
 
 from flsim.fleet import Scalar
@@ -169,11 +170,10 @@ class Observers:
             over = None in batch
             events = [e for e in batch if e is not None]
             if events:
-                self._each(lambda o, events=events: o.on(events))  # type: ignore[misc]
-        self._each(lambda o: o.close())
+                self._each(methodcaller("on", events))
+        self._each(methodcaller("close"))
 
-    def _each(self, call: object) -> None:
-        assert callable(call)
+    def _each(self, call: Callable[[Observer], None]) -> None:
         for observer in list(self.observers):
             try:
                 call(observer)

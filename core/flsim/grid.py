@@ -11,6 +11,8 @@ from flsim.fleet import Scalar
 from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from flsim.linkstate import Inbox, LinkState
 
 
@@ -62,12 +64,11 @@ class Grid:
         numbers = [n for _, n in wanted]
         self._link.wait(inbox, lambda: not numbers or any(n not in inbox.pending for n in numbers), timeout)
         with self._link.lock:
-            taken = [
+            return [
                 inbox.replies.pop(number) if number in inbox.replies else self._unavailable(id_)
                 for id_, number in wanted
                 if number not in inbox.pending
             ]
-        return taken
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages and return a reply to each, in their order.
@@ -134,7 +135,7 @@ class Grid:
             numbers.append(int(id_))
         self._link.cancel(numbers, ErrorCode.CANCELLED, "the ServerApp cancelled it")
 
-    def report(self, round: int, /, *, node: int | None = None, **metrics: Scalar) -> None:
+    def report(self, round: int, /, *, node: int | None = None, **metrics: Scalar | np.generic) -> None:
         """Report what a round came to: shown while the run goes on, and kept in its result.
 
         Args:

@@ -40,7 +40,7 @@ class Status(Enum):
 class Entry:
     """A message in the LinkState."""
 
-    __slots__ = ("alone", "deaths", "deadline", "id", "kind", "node", "payload", "since", "status", "type")
+    __slots__ = ("alone", "deadline", "deaths", "id", "kind", "node", "payload", "since", "status", "type")
 
     def __init__(self, id_: int, node: int, kind: int, type_: str, deadline: float | None, payload: Any) -> None:
         self.id = id_

@@ -329,9 +329,7 @@ class LinkState:
         pushed: PushedMessage = entry.payload
         id_ = str(entry.id)
         group_id, created_at = (pushed.group_id, time.time()) if outcome is None else outcome[4:6]
-        meta = Metadata(
-            self.run_id, f"{id_}r", entry.node, SERVER_NODE_ID, entry.type, group_id, created_at, None, id_
-        )
+        meta = Metadata(self.run_id, f"{id_}r", entry.node, SERVER_NODE_ID, entry.type, group_id, created_at, None, id_)
         count = self.counts[entry.type]
         if error is None:
             count.answered += 1

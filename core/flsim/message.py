@@ -86,6 +86,9 @@ class Message:
     """
 
     __slots__ = ("_content", "_error", "metadata")
+    _content: Any
+    _error: Error | None
+    metadata: Metadata
 
     def __init__(
         self,
@@ -108,9 +111,7 @@ class Message:
         elif dst_node_id is None or message_type is None:
             raise TypeError("a message needs dst_node_id and message_type, a reply needs reply_to")
         else:
-            self.metadata = Metadata(
-                0, "", SERVER_NODE_ID, dst_node_id, message_type, group_id, time.time(), ttl, ""
-            )
+            self.metadata = Metadata(0, "", SERVER_NODE_ID, dst_node_id, message_type, group_id, time.time(), ttl, "")
         if ttl is not None and not ttl > 0:
             raise ValueError(f"ttl is the seconds from push to reply, so it must be positive, not {ttl!r}")
         if type(content) is Error:

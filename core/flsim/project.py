@@ -68,9 +68,7 @@ class Project:
         """A copy in which every kind needs these instead of what it said."""
         if not changes:
             return self
-        kinds = tuple(
-            dataclasses.replace(k, resources=dataclasses.replace(k.resources, **changes)) for k in self.kinds
-        )
+        kinds = tuple(dataclasses.replace(k, resources=dataclasses.replace(k.resources, **changes)) for k in self.kinds)
         return dataclasses.replace(self, kinds=kinds)
 
     def with_nodes(self, nodes: int) -> Project:
@@ -170,7 +168,9 @@ def _from_table(data: Mapping[str, Any], tool: Mapping[str, Any], folder: Path) 
     server = reference("server", tool)
     if "kinds" in tool:
         if both := {"client", "nodes", "resources"} & set(tool):
-            raise ConfigError(f"[[tool.flsim.kinds]] stands in place of {', '.join(sorted(both))}; give one or the other")
+            raise ConfigError(
+                f"[[tool.flsim.kinds]] stands in place of {', '.join(sorted(both))}; give one or the other"
+            )
         tables = tool["kinds"]
         if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables) or not tables:
             raise ConfigError("kinds is written as [[tool.flsim.kinds]], once for each kind of node")
@@ -210,7 +210,8 @@ def _kind(table: Mapping[str, Any], client: Reference) -> Kind:
 def parse_resources(table: Mapping[str, Any]) -> Resources:
     """Resources of a table with the keys cpus, gpus, memory, custom. Raises UnknownName or ConfigError."""
     _known("resource", table, {f.name for f in dataclasses.fields(Resources)})
-    return Resources(**{k: _table(k, table) if k == "custom" else v for k, v in table.items()})
+    amounts: dict[str, Any] = {k: _table(k, table) if k == "custom" else v for k, v in table.items()}
+    return Resources(**amounts)
 
 
 def check_seed(seed: Any) -> int:
@@ -303,7 +304,9 @@ def import_reference(reference: Reference) -> Any:
     value: Any = _import(reference)
     for part in reference.attribute.split("."):
         if not hasattr(value, part):
-            names = [n for n, v in vars(value).items() if not n.startswith("_") and isinstance(v, (ServerApp, ClientApp))]
+            names = [
+                n for n, v in vars(value).items() if not n.startswith("_") and isinstance(v, (ServerApp, ClientApp))
+            ]
             text = f"; its apps are: {', '.join(names)}" if names else ""
             raise AppLoadError(f"{reference}: {value.__name__} has no {part!r}{text}")
         value = getattr(value, part)

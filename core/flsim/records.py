@@ -168,7 +168,7 @@ class ConfigRecord(_Record["Scalar | list[Scalar]"]):
         )
 
 
-class RecordDict(_Record["ArrayRecord | MetricRecord | ConfigRecord"]):
+class RecordDict(_Record[Any]):
     """Names to records: the content of a message, or the state of a node.
 
     Raises:
@@ -177,12 +177,10 @@ class RecordDict(_Record["ArrayRecord | MetricRecord | ConfigRecord"]):
 
     __slots__ = ()
 
-    def _checked(self, key: str, value: Any) -> ArrayRecord | MetricRecord | ConfigRecord:
+    def _checked(self, key: str, value: Any) -> Any:
         if type(value) in _NUMBER:
-            return cast("ArrayRecord | MetricRecord | ConfigRecord", value)
-        raise TypeError(
-            f"record {key!r} is an ArrayRecord, MetricRecord or ConfigRecord, not {type(value).__name__}"
-        )
+            return value
+        raise TypeError(f"record {key!r} is an ArrayRecord, MetricRecord or ConfigRecord, not {type(value).__name__}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The records inside go as plain dicts: a call of __reduce__ for each would double the time.
@@ -230,7 +228,7 @@ _NUMBER = {kind: i for i, kind in enumerate(_KINDS)}
 
 
 def _restore(cls: type[Any], items: dict[str, Any]) -> Any:
-    record = cls.__new__(cls)
+    record: Any = object.__new__(cls)
     record._items = items
     if cls is ArrayRecord:
         for array in items.values():
@@ -240,4 +238,4 @@ def _restore(cls: type[Any], items: dict[str, Any]) -> Any:
 
 
 def _restore_record_dict(items: dict[str, tuple[int, dict[str, Any]]]) -> RecordDict:
-    return cast(RecordDict, _restore(RecordDict, {k: _restore(_KINDS[n], i) for k, (n, i) in items.items()}))
+    return cast("RecordDict", _restore(RecordDict, {k: _restore(_KINDS[n], i) for k, (n, i) in items.items()}))

@@ -290,7 +290,7 @@ def _answer(
     clock = time.perf_counter
     begun = clock()
 
-    def failed(code: ErrorCode, reason: str, traceback: str = "") -> tuple[Any, ...]:
+    def failed(code: int, reason: str, traceback: str = "") -> tuple[Any, ...]:
         error = (int(code), reason, traceback)
         return id_, error, None, None, group_id, time.time(), decoded - begun, executed - decoded, 0.0
 
@@ -329,7 +329,7 @@ def _answer(
         )
     if reply.has_error():
         error = reply.error
-        return failed(ErrorCode(error.code) if error.code in _CODES else error.code, error.reason, error.traceback)
+        return failed(error.code, error.reason, error.traceback)
     first = len(out)
     try:
         what: Any = reply.content
@@ -347,9 +347,6 @@ def _answer(
         id_, None, part, after, about.group_id, about.created_at,
         decoded - begun, executed - decoded, clock() - executed,
     )  # fmt: skip
-
-
-_CODES = frozenset(ErrorCode)
 
 
 def _made(client: Any, context: Context) -> Any:

@@ -122,7 +122,8 @@ class _Slot:
         """Run a lease that completes ``future``. Raises BrokenProcessPool where the worker is dead."""
         self.future = future
         self._leases += 1
-        return self.executor.submit(_run_lease, str(self._mark), self._leases, frames)
+        inner: Future[Frames] = self.executor.submit(_run_lease, str(self._mark), self._leases, frames)
+        return inner
 
     def started(self) -> bool:
         """Whether the worker has begun its last lease: it says so in a file, which outlives it."""

@@ -175,5 +175,3 @@ def _show_errors(type_: str, count: Count) -> None:
             typer.echo(f"    {m:,} × {clean(reason, 200)}")
         if len(reasons) > REASONS_SHOWN:
             typer.echo(f"    … and {len(reasons) - REASONS_SHOWN} other reasons")
-
-

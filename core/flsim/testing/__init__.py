@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _HOMES = {"CHECKS": "checks", "BackendContract": "contract", "Desk": "subject", "Subject": "subject"}
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605  # the one list of public names is _HOMES
+__all__ = sorted(_HOMES)  # the one list of public names is _HOMES
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,6 @@
 """What each node does: train the global model on its own images."""
 
 from digits import data, model
-
 from flsim import ArrayRecord, ClientApp, Context, Message, MetricRecord, RecordDict
 
 app = ClientApp()

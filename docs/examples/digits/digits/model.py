@@ -17,7 +17,9 @@ def init(rng: np.random.Generator, hidden: int) -> Weights:
     return [layer(64, hidden), np.zeros(hidden, np.float32), layer(hidden, 10), np.zeros(10, np.float32)]
 
 
-def train(weights: Weights, x: Floats, y: Ints, *, epochs: int, batch: int, rate: float, rng: np.random.Generator) -> float:
+def train(
+    weights: Weights, x: Floats, y: Ints, *, epochs: int, batch: int, rate: float, rng: np.random.Generator
+) -> float:
     """Train in place by stochastic gradient descent on the cross-entropy. Returns the last epoch's mean loss."""
     w1, b1, w2, b2 = weights
     loss = 0.0

@@ -1,7 +1,6 @@
 """What the server does: federated averaging (McMahan et al., 2017, arXiv:1602.05629)."""
 
 from digits import data, model
-
 from flsim import ArrayRecord, Context, Grid, Message, MetricRecord, RecordDict, ServerApp, weighted_mean
 
 app = ServerApp()

@@ -1,0 +1,431 @@
+"""What goes wrong costs what it must and nothing else. Each test really raises, kills or interrupts."""
+
+import ctypes
+import os
+import pty
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import flsim
+from flsim import ClientApp, ConfigRecord, Context, ErrorCode, Grid, Message, RecordDict, RunResult, ServerApp
+from flsim.errors import AppLoadError, BackendBroken
+from flsim.testing.apps import RAISED, note, notes
+from flsim.testing.apps import client as checks_client
+from flsim.testing.checks import _alive, _children
+
+BACKENDS = ["serial", "loky"]
+
+
+def server_of(main: Callable[[Grid, Context], None]) -> ServerApp:
+    server = ServerApp()
+    server.main()(main)
+    return server
+
+
+def run(
+    client: object, main: Callable[[Grid, Context], None], *, nodes: int = 10, backend: str = "loky", cpus: int = 2
+) -> RunResult:
+    return flsim.run(server_of(main), client, nodes=nodes, backend=backend, options={"cpus": cpus}, seed=1, quiet=True)
+
+
+def ask(grid: Grid, action: str, nodes: range | list[int] | None = None, **plan: bool | float | str) -> list[Message]:
+    content = RecordDict({"plan": ConfigRecord(plan)})
+    chosen = grid.get_node_ids() if nodes is None else nodes
+    return grid.send_and_receive(Message(content, n, f"query.{action}") for n in chosen)
+
+
+def codes(replies: list[Message]) -> list[int | None]:
+    return [r.error.code if r.has_error() else None for r in replies]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("how", RAISED)
+def test_whatever_a_clientapp_raises_is_the_error_of_its_message_and_of_no_other(backend: str, how: str) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        (raised,) = ask(grid, "raise", [3], how=how)
+        assert raised.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+        assert how in raised.error.reason
+        assert "in raise_" in raised.error.traceback
+        assert "flsim/worker.py" not in raised.error.traceback
+        assert codes(ask(grid, "echo")) == [None] * 3
+
+    run(checks_client, main, nodes=3, backend=backend, cpus=1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_each_return_that_is_no_reply_gets_the_code_that_says_so(backend: str) -> None:
+    expected = {
+        "none": ErrorCode.REPLY_INVALID,
+        "text": ErrorCode.REPLY_INVALID,
+        "message itself": ErrorCode.REPLY_INVALID,
+        "instruction": ErrorCode.REPLY_INVALID,
+        "unpicklable": ErrorCode.REPLY_UNENCODABLE,
+        "undecodable": ErrorCode.REPLY_UNDECODABLE,
+    }
+
+    def main(grid: Grid, context: Context) -> None:
+        for what, code in expected.items():
+            (reply,) = ask(grid, "return", [2], what=what)
+            assert reply.error.code == code, what
+        assert codes(ask(grid, "echo")) == [None, None]
+
+    run(checks_client, main, nodes=2, backend=backend, cpus=1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_content_that_a_worker_cannot_decode_is_that_messages_error(backend: str) -> None:
+    from flsim.testing.apps import Undecodable
+
+    def main(grid: Grid, context: Context) -> None:
+        bad, good = grid.send_and_receive([Message(Undecodable(), 2, "query.echo"), *_echoes([3])])
+        assert bad.error.code == ErrorCode.MESSAGE_UNDECODABLE
+        assert "this cannot be decoded" in bad.error.reason
+        assert good.has_content()
+
+    run(checks_client, main, nodes=2, backend=backend, cpus=1)
+
+
+def _echoes(nodes: list[int]) -> list[Message]:
+    return [Message(RecordDict({"plan": ConfigRecord({})}), n, "query.echo") for n in nodes]
+
+
+@pytest.mark.parametrize(("how", "said"), [("exit", "code 5"), ("kill", "SIGKILL"), ("segfault", "SIGSEGV")])
+def test_a_message_that_ends_its_worker_is_tried_once_more_and_then_blamed(how: str, said: str, tmp_path: Path) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        (dead,) = ask(grid, "die", [5], how=how, folder=str(tmp_path))
+        assert dead.error.code == ErrorCode.WORKER_DIED
+        assert said in dead.error.reason
+        assert codes(ask(grid, "echo")) == [None] * 10
+
+    run(checks_client, main)
+    assert len(notes(tmp_path)) == 2
+
+
+def test_a_poison_message_among_others_costs_at_most_three_deaths_and_nobody_else_an_attempt(tmp_path: Path) -> None:
+    app = ClientApp()
+    calls = str(tmp_path)
+
+    @app.query("work")
+    def work(msg: Message, context: Context) -> Message:
+        note(calls, str(context.node_id))
+        if context.node_id == 7:
+            os._exit(5)
+        return Message(RecordDict(), reply_to=msg)
+
+    def main(grid: Grid, context: Context) -> None:
+        for _ in range(3):
+            replies = ask(grid, "work")
+            assert [n for n, c in zip(grid.get_node_ids(), codes(replies), strict=True) if c is not None] == [7]
+
+    result = run(app, main, nodes=20)
+    assert result.counts["query.work"].errors == {"WORKER_DIED": 3}
+    assert 6 <= notes(tmp_path).count("7") <= 9
+
+
+def test_two_hundred_nodes_of_which_every_twentieth_ends_its_worker() -> None:
+    app = ClientApp()
+
+    @app.query("work")
+    def work(msg: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] % 20 == 0:
+            os._exit(1)
+        return Message(RecordDict(), reply_to=msg)
+
+    def main(grid: Grid, context: Context) -> None:
+        for _ in range(3):
+            replies = ask(grid, "work")
+            died = [i for i, c in enumerate(codes(replies)) if c == ErrorCode.WORKER_DIED]
+            assert died == list(range(0, 200, 20))
+            assert codes(replies).count(None) == 190
+
+    run(app, main, nodes=200)
+
+
+def test_a_worker_killed_from_outside_costs_no_message(tmp_path: Path) -> None:
+    app = ClientApp()
+    calls = str(tmp_path)
+
+    @app.query("work")
+    def work(msg: Message, context: Context) -> Message:
+        import time
+
+        note(calls, str(os.getpid()))
+        time.sleep(0.02)
+        return Message(RecordDict({"v": ConfigRecord({"draw": context.rng.random()})}), reply_to=msg)
+
+    def main(grid: Grid, context: Context) -> None:
+        content = RecordDict({"plan": ConfigRecord({})})
+        replies = []
+        killed: set[str] = set()
+        for reply in grid.stream(Message(content, n, "query.work") for n in grid.get_node_ids()):
+            replies.append(reply)
+            if len(replies) in (10, 30, 50):
+                pid = notes(tmp_path)[-1]
+                if pid not in killed and _alive(int(pid)):
+                    os.kill(int(pid), signal.SIGKILL)
+                    killed.add(pid)
+        assert killed
+        assert codes(replies) == [None] * 80
+        context.state["draws"] = ConfigRecord({str(i): r.content["v"]["draw"] for i, r in enumerate(replies)})
+
+    def calm(grid: Grid, context: Context) -> None:
+        replies = ask(grid, "work")
+        context.state["draws"] = ConfigRecord({str(i): r.content["v"]["draw"] for i, r in enumerate(replies)})
+
+    assert run(app, main, nodes=80).digest == run(app, calm, nodes=80).digest
+
+
+def test_a_clientapp_that_kills_every_worker_stops_the_run_with_the_cause() -> None:
+    def main(grid: Grid, context: Context) -> None:
+        ask(grid, "die", how="exit")
+
+    with pytest.raises(BackendBroken, match=r"10 messages in a row .* code 5"):
+        run(checks_client, main, nodes=40)
+
+
+def write_app(folder: Path, client: str, server: str = "", *, nodes: int = 4, more: str = "") -> Path:
+    """An app of a client and a server file; the server asks all nodes once where it says nothing else."""
+    folder.mkdir(exist_ok=True)
+    (folder / "pyproject.toml").write_text(
+        f'[tool.flsim]\nserver = "the_server:app"\nclient = "the_client:app"\nnodes = {nodes}\nseed = 1\n'
+    )
+    (folder / "the_client.py").write_text(
+        "import os, sys, time\nfrom flsim import *\napp = ClientApp()\n"
+        + textwrap.dedent(client)
+        + textwrap.dedent(more)
+    )
+    default = """
+        @app.main()
+        def main(grid, context):
+            replies = grid.send_and_receive(Message(RecordDict(), n, "train") for n in grid.get_node_ids())
+            print("answered", sum(r.has_content() for r in replies), flush=True)
+    """
+    (folder / "the_server.py").write_text(
+        "import os, sys, time\nfrom flsim import *\napp = ServerApp()\n" + textwrap.dedent(server or default)
+    )
+    return folder
+
+
+NOTHING = """
+    @app.train()
+    def train(msg, context):
+        return Message(RecordDict(), reply_to=msg)
+"""
+
+
+def test_an_app_that_loads_in_the_driver_and_not_in_a_worker_stops_the_run_with_the_workers_traceback(
+    tmp_path: Path,
+) -> None:
+    app = write_app(
+        tmp_path / "app", f"if os.getpid() != {os.getpid()}: raise RuntimeError('not on this host')\n", more=NOTHING
+    )
+    with pytest.raises(AppLoadError, match=r"(?s)in worker .*:\d+:.*not on this host"):
+        flsim.run(app, backend="loky", quiet=True)
+
+
+def test_an_app_that_ends_its_worker_on_import_stops_the_run_after_five_workers(tmp_path: Path) -> None:
+    app = write_app(
+        tmp_path / "app",
+        f"""
+        if os.getpid() != {os.getpid()}:
+            open({str(tmp_path / "starts")!r}, "a").write("x")
+            os._exit(9)
+        """,
+        more=NOTHING,
+    )
+    with pytest.raises(BackendBroken, match=r"5 workers in a row died before their first message.* code 9"):
+        flsim.run(app, backend="loky", options={"cpus": 2}, quiet=True)
+    assert len((tmp_path / "starts").read_text()) <= 8
+
+
+# ---- interrupted, from outside
+
+
+def start(app: Path, *options: str, stdin: int | None = None) -> subprocess.Popen[str]:
+    """``flsim run``, in a process group of its own."""
+    command = [sys.executable, "-c", "from flsim.cli import main; main()", "run", str(app), *options]
+    return subprocess.Popen(
+        command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], list[int]]]]:
+    """Starts a run whose ClientApps sleep for minutes, and waits until two of them do."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start_it(*options: str, server: str = "") -> tuple[subprocess.Popen[str], list[int]]:
+        app = write_app(
+            tmp_path / "app",
+            f"""
+            from flsim.testing.apps import note
+
+            @app.train()
+            def train(msg, context):
+                note({str(tmp_path)!r}, str(os.getpid()))
+                time.sleep(300)
+            """,
+            server,
+        )
+        process = start(app, *options)
+        started.append(process)
+        wanted = 1 if "serial" in options else 2
+        _wait_until(lambda: len(notes(tmp_path)) >= wanted or process.poll() is not None, 30)
+        assert process.poll() is None, process.communicate()[0]
+        return process, [int(pid) for pid in notes(tmp_path)]
+
+    yield start_it
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _wait_until(true: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)  # another process's progress cannot be waited for otherwise
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("whom", ["the terminal's process group", "the driver alone"])
+def test_ctrl_c_ends_a_run_within_five_seconds_and_leaves_nothing(
+    backend: str, whom: str, running: Callable[..., tuple[subprocess.Popen[str], list[int]]]
+) -> None:
+    process, workers = running("--backend", backend, "-o", "cpus=2")
+    if whom == "the driver alone":
+        process.send_signal(signal.SIGINT)
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=5)
+    assert process.returncode == 130, output
+    assert "interrupted" in output
+    assert "Traceback" not in output
+    assert not [pid for pid in workers if _alive(pid)]
+
+
+def test_ctrl_c_typed_at_a_terminal_ends_a_run(tmp_path: Path) -> None:
+    app = write_app(tmp_path / "app", "@app.train()\ndef train(msg, context): time.sleep(300)\n")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", "from flsim.cli import main; main()", "run", str(app)])
+    try:
+        seen = b""
+        while b"nodes on" not in seen:
+            seen += os.read(terminal, 1000)
+        os.write(terminal, b"\x03")
+        end = time.monotonic() + 5
+        while (done := os.waitpid(pid, os.WNOHANG))[0] == 0:
+            assert time.monotonic() < end, "Ctrl-C did not end the run within 5 s"
+            time.sleep(0.02)  # waitpid takes no timeout
+        assert os.waitstatus_to_exitcode(done[1]) == 130
+    finally:
+        os.close(terminal)
+
+
+def test_sigterm_ends_a_run_with_143_and_leaves_nothing(
+    running: Callable[..., tuple[subprocess.Popen[str], list[int]]],
+) -> None:
+    process, workers = running("--backend", "loky", "-o", "cpus=2")
+    process.terminate()
+    output, _ = process.communicate(timeout=5)
+    assert process.returncode == 143, output
+    assert not [pid for pid in workers if _alive(pid)]
+
+
+def test_the_workers_end_with_a_driver_that_is_killed(
+    running: Callable[..., tuple[subprocess.Popen[str], list[int]]],
+) -> None:
+    process, workers = running("--backend", "loky", "-o", "cpus=2")
+    group = process.pid
+    process.kill()
+    process.wait(timeout=5)
+    assert len(workers) == 2
+    _wait_until(lambda: not [pid for pid in workers if _alive(pid)], 5)
+    _wait_until(lambda: not _in_group(group), 5)
+    left = set(Path(tempfile.gettempdir()).glob("flsim-run-*"))
+    assert left, "a driver that is killed cannot remove its folder, so this test would show nothing"
+    run(checks_client, lambda grid, context: None, nodes=1, backend="serial")
+    assert not left & set(Path(tempfile.gettempdir()).glob("flsim-run-*")), "the next run sweeps what is left"
+
+
+def _in_group(group: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_serverapp_that_raises_ends_the_run_with_its_traceback_and_exit_code_1(tmp_path: Path, backend: str) -> None:
+    app = write_app(
+        tmp_path / "app",
+        NOTHING,
+        """
+        @app.main()
+        def main(grid, context):
+            grid.send_and_receive([Message(RecordDict(), 2, "train")])
+            raise LookupError("no such thing")
+        """,
+    )
+    process = start(app, "--backend", backend)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "LookupError: no such thing" in output
+    assert "the_server.py" in output
+    assert "engine.py" not in output
+
+
+def test_a_serverapp_that_returns_while_clientapps_sleep_ends_the_run_at_once(
+    running: Callable[..., tuple[subprocess.Popen[str], list[int]]], tmp_path: Path
+) -> None:
+    mark = tmp_path / "return"
+    process, workers = running(
+        "--backend",
+        "loky",
+        "-o",
+        "cpus=2",
+        server=f"""
+        @app.main()
+        def main(grid, context):
+            grid.push_messages(Message(RecordDict(), n, "train") for n in grid.get_node_ids())
+            while not os.path.exists({str(mark)!r}):
+                time.sleep(0.01)
+        """,
+    )
+    mark.touch()
+    output, _ = process.communicate(timeout=5)
+    assert "4 CANCELLED" in output
+    assert not [pid for pid in workers if _alive(pid)]
+
+
+def test_a_hang_in_c_that_holds_the_gil_does_not_keep_a_run_from_ending(tmp_path: Path) -> None:
+    app = ClientApp()
+    calls = str(tmp_path)
+
+    @app.train()
+    def train(msg: Message, context: Context) -> Message:
+        note(calls)
+        ctypes.PyDLL(None).sleep(300)
+        raise AssertionError("it woke")
+
+    def main(grid: Grid, context: Context) -> None:
+        grid.push_messages([Message(RecordDict(), 2, "train")])
+        _wait_until(lambda: len(notes(tmp_path)) == 1, 30)
+
+    assert run(app, main, nodes=1).counts["train"].errors == {"CANCELLED": 1}
+    assert not _children()
