@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from installed import skip_without
 
 import flsim
 from flsim import ClientApp, ConfigRecord, Context, ErrorCode, Grid, Message, RecordDict, RunResult, ServerApp
@@ -33,6 +34,7 @@ def server_of(main: Callable[[Grid, Context], None]) -> ServerApp:
 def run(
     client: object, main: Callable[[Grid, Context], None], *, nodes: int = 10, backend: str = "loky", cpus: int = 2
 ) -> RunResult:
+    skip_without(backend)
     return flsim.run(server_of(main), client, nodes=nodes, backend=backend, options={"cpus": cpus}, seed=1, quiet=True)
 
 
@@ -227,6 +229,7 @@ def test_an_app_that_loads_in_the_driver_and_not_in_a_worker_stops_the_run_with_
     app = write_app(
         tmp_path / "app", f"if os.getpid() != {os.getpid()}: raise RuntimeError('not on this host')\n", more=NOTHING
     )
+    skip_without("loky")
     with pytest.raises(AppLoadError, match=r"(?s)in worker .*:\d+:.*not on this host"):
         flsim.run(app, backend="loky", quiet=True)
 
@@ -241,6 +244,7 @@ def test_an_app_that_ends_its_worker_on_import_stops_the_run_after_five_workers(
         """,
         more=NOTHING,
     )
+    skip_without("loky")
     with pytest.raises(BackendBroken, match=r"5 workers in a row died before their first message.* code 9"):
         flsim.run(app, backend="loky", options={"cpus": 2}, quiet=True)
     assert len((tmp_path / "starts").read_text()) <= 8
@@ -251,6 +255,7 @@ def test_an_app_that_ends_its_worker_on_import_stops_the_run_after_five_workers(
 
 def start(app: Path, *options: str, stdin: int | None = None) -> subprocess.Popen[str]:
     """``flsim run``, in a process group of its own."""
+    skip_without("serial" if "serial" in options else "loky")
     command = [sys.executable, "-c", "from flsim.cli import main; main()", "run", str(app), *options]
     return subprocess.Popen(
         command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import loky.backend.resource_tracker
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor, ShutdownExecutorError
 
 from flsim.backend import Backend, HostOptions, RunInfo
@@ -41,6 +43,7 @@ class LokyBackend(Backend):
         self._run = run
         # Each worker holds the reading end. The writing end is the driver's alone, so it closes with the driver.
         self._driver_lives, self._driver = multiprocessing.Pipe(duplex=False)
+        _start_trackers()
         at_once = max((slots(self._place, need) for need in run.needs), default=0)
         self._idle = [self._new_slot() for _ in range(min(at_once, run.nodes))]
 
@@ -128,6 +131,15 @@ class _Slot:
     def started(self) -> bool:
         """Whether the worker has begun its last lease: it says so in a file, which outlives it."""
         return self._mark.exists() and self._mark.read_text() == str(self._leases)
+
+
+def _start_trackers() -> None:
+    """Start Python's and loky's resource trackers now: on their way they unblock SIGINT in this thread, and the
+    workers would inherit that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    multiprocessing.resource_tracker.ensure_running()
+    loky.backend.resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _lost(error: BrokenProcessPool) -> WorkerLost:

@@ -90,7 +90,7 @@ def draw(msg: Message, context: Context) -> Message:
     """Numbers from each generator, a matrix product, and a count kept in the node's state."""
     import numpy as np
 
-    count = int(context.state["count"]["n"]) + 1 if "count" in context.state else 1  # type: ignore[arg-type]
+    count = int(context.state["count"]["n"]) + 1 if "count" in context.state else 1
     context.state["count"] = MetricRecord({"n": count})
     matrix = context.rng.standard_normal((64, 64)).astype(np.float32)
     drawn = [context.rng.random(), np.random.random(), random.random()]
