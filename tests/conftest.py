@@ -1,6 +1,7 @@
 """What all tests share: nothing may be left behind."""
 
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -9,17 +10,32 @@ from pathlib import Path
 
 import pytest
 
-from flsim.testing.checks import _children
+from flsim.testing.watch import children
+
+
+@pytest.fixture(scope="session", autouse=True)
+def folder_for_temporary_files() -> Iterator[Path]:
+    """Temporary files of this session, and of the processes that it starts, have a folder of their own, so that what
+    is left in it was left by a test. Its path is short: a socket's may hold 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="t-"))
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    yield folder
+    tempfile.tempdir = None
+    if before is None:
+        del os.environ["TMPDIR"]
+    else:
+        os.environ["TMPDIR"] = before
+    shutil.rmtree(folder)
 
 
 def _left() -> tuple[set[str], set[int], set[str]]:
     threads = {t.name for t in threading.enumerate() if t.is_alive()}
-    folders = {p.name for p in Path(tempfile.gettempdir()).glob("flsim-*") if p.stat().st_uid == os.getuid()}
-    return threads, _children(), folders
+    return threads, children(), {p.name for p in Path(tempfile.gettempdir()).glob("flsim-*")}
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind() -> Iterator[None]:
+def nothing_is_left_behind(folder_for_temporary_files: Path) -> Iterator[None]:
     """No thread, process or temporary folder of a test outlives it."""
     before = _left()
     yield

@@ -20,7 +20,7 @@ from flsim import ClientApp, ConfigRecord, Context, ErrorCode, Grid, Message, Re
 from flsim.errors import AppLoadError, BackendBroken
 from flsim.testing.apps import RAISED, note, notes
 from flsim.testing.apps import client as checks_client
-from flsim.testing.checks import _alive, _children
+from flsim.testing.watch import alive, children
 
 BACKENDS = ["serial", "loky"]
 
@@ -171,7 +171,7 @@ def test_a_worker_killed_from_outside_costs_no_message(tmp_path: Path) -> None:
             replies.append(reply)
             if len(replies) in (10, 30, 50):
                 pid = notes(tmp_path)[-1]
-                if pid not in killed and _alive(int(pid)):
+                if pid not in killed and alive(int(pid)):
                     os.kill(int(pid), signal.SIGKILL)
                     killed.add(pid)
         assert killed
@@ -315,7 +315,7 @@ def test_ctrl_c_ends_a_run_within_five_seconds_and_leaves_nothing(
     assert process.returncode == 130, output
     assert "interrupted" in output
     assert "Traceback" not in output
-    assert not [pid for pid in workers if _alive(pid)]
+    assert not [pid for pid in workers if alive(pid)]
 
 
 def test_ctrl_c_typed_at_a_terminal_ends_a_run(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_sigterm_ends_a_run_with_143_and_leaves_nothing(
     process.terminate()
     output, _ = process.communicate(timeout=5)
     assert process.returncode == 143, output
-    assert not [pid for pid in workers if _alive(pid)]
+    assert not [pid for pid in workers if alive(pid)]
 
 
 def test_the_workers_end_with_a_driver_that_is_killed(
@@ -355,7 +355,7 @@ def test_the_workers_end_with_a_driver_that_is_killed(
     process.kill()
     process.wait(timeout=5)
     assert len(workers) == 2
-    _wait_until(lambda: not [pid for pid in workers if _alive(pid)], 5)
+    _wait_until(lambda: not [pid for pid in workers if alive(pid)], 5)
     _wait_until(lambda: not _in_group(group), 5)
     left = set(Path(tempfile.gettempdir()).glob("flsim-run-*"))
     assert left, "a driver that is killed cannot remove its folder, so this test would show nothing"
@@ -415,7 +415,7 @@ def test_a_serverapp_that_returns_while_clientapps_sleep_ends_the_run_at_once(
     mark.touch()
     output, _ = process.communicate(timeout=5)
     assert "4 CANCELLED" in output
-    assert not [pid for pid in workers if _alive(pid)]
+    assert not [pid for pid in workers if alive(pid)]
 
 
 def test_a_hang_in_c_that_holds_the_gil_does_not_keep_a_run_from_ending(tmp_path: Path) -> None:
@@ -433,4 +433,4 @@ def test_a_hang_in_c_that_holds_the_gil_does_not_keep_a_run_from_ending(tmp_path
         _wait_until(lambda: len(notes(tmp_path)) == 1, 30)
 
     assert run(app, main, nodes=1).counts["train"].errors == {"CANCELLED": 1}
-    assert not _children()
+    assert not children()

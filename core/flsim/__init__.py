@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from flsim.apps import ClientApp as ClientApp
     from flsim.apps import Context as Context
     from flsim.apps import ServerApp as ServerApp
-    from flsim.engine import run as run
     from flsim.fleet import Kind as Kind
     from flsim.grid import Grid as Grid
     from flsim.message import Error as Error
     from flsim.message import ErrorCode as ErrorCode
     from flsim.message import Message as Message
     from flsim.message import Metadata as Metadata
+    from flsim.plan import run as run
     from flsim.records import ArrayRecord as ArrayRecord
     from flsim.records import ConfigRecord as ConfigRecord
     from flsim.records import MetricRecord as MetricRecord
@@ -34,7 +34,7 @@ _HOMES = {
     "ClientApp": "apps",
     "Context": "apps",
     "ServerApp": "apps",
-    "run": "engine",
+    "run": "plan",
     "Kind": "fleet",
     "Grid": "grid",
     "Error": "message",

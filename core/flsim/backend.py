@@ -30,7 +30,7 @@ class RunInfo:
     """What the kinds of ClientApp need, one entry a kind."""
     nodes: int
     job: bytes
-    """The apps, as :func:`flsim.worker.prepare` takes them: may be called in a worker ahead of its first lease."""
+    """The apps, as :func:`flsim.job.prepare` takes them: may be called in a worker ahead of its first lease."""
     changed: Callable[[], None]
     """To be called, from any thread, when ``capacity()`` would now answer differently."""
     announce: Callable[[str], None]
@@ -49,6 +49,10 @@ class Backend(ABC):
 
     def __init__(self, options: Any) -> None:  # noqa: B027  # what there is to take differs
         """Take the options. Starts nothing."""
+
+    patience: float = 0.0
+    """Seconds that the engine waits at the start for a place that has room, while there is none: for a cluster that
+    starts at nothing and grows. Set it from an option."""
 
     @abstractmethod
     def start(self, run: RunInfo) -> None:

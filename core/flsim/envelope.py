@@ -18,7 +18,7 @@ TRACEBACK_LIMIT = 16 * 1024
 
 
 _OURS = frozenset((
-    "flsim.apps", "flsim.engine", "flsim.project", "flsim.worker", "flsim.cli.run", "contextlib",
+    "flsim.apps", "flsim.engine", "flsim.plan", "flsim.project", "flsim.worker", "flsim.cli.run", "contextlib",
     "importlib", "importlib._bootstrap", "importlib._bootstrap_external",
 ))  # fmt: skip
 """Modules that stand between the engine and the app's first line."""

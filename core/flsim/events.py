@@ -15,7 +15,7 @@ from flsim.fleet import Scalar
 if TYPE_CHECKING:
     from flsim.heart import Entry
     from flsim.message import Error
-    from flsim.worker import Outcome
+    from flsim.wire import Outcome
 
 log = logging.getLogger(__name__)
 

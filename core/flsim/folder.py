@@ -1,46 +1,47 @@
-"""The folder of a run's temporary files: made, held, removed, and swept where nobody was left to remove it."""
+"""Temporary folders: made, held, removed, and swept where nobody was left to remove them."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-PREFIX = "flsim-run-"
 LOCK = "lock"
 
 
-@contextlib.contextmanager
-def run_folder() -> Iterator[Path]:
-    """A folder of mode 0700 that is removed afterwards.
+class HeldFolder:
+    """A temporary folder of mode 0700, held by this process.
 
-    The driver holds a lock on a file in it, which goes with the driver however it ends: so the folders of drivers
-    that were killed are told from those at work, and are removed here first.
+    The process holds a lock on a file in it, which goes with the process however it ends: so the folders of
+    processes that were killed are told from those in use, and are removed when the next is made.
+
+    Args:
+        prefix: of the folder's name; folders of the same prefix are swept.
     """
-    _sweep()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    lock = os.open(folder / "new", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        _try_lock(lock)
-        (folder / "new").rename(folder / LOCK)  # so that nobody finds it unlocked
-        yield folder
-    finally:
-        os.close(lock)
-        shutil.rmtree(folder, ignore_errors=True)  # a worker that is being killed may still write to it
+
+    def __init__(self, prefix: str) -> None:
+        _sweep(prefix)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix))
+        self._lock = os.open(self.path / "new", os.O_RDWR | os.O_CREAT, 0o600)
+        _try_lock(self._lock)
+        (self.path / "new").rename(self.path / LOCK)  # so that nobody finds it unlocked
+
+    def remove(self) -> None:
+        """Remove it with all that is in it."""
+        os.close(self._lock)
+        shutil.rmtree(self.path, ignore_errors=True)  # a worker that is being killed may still write to it
 
 
-def _sweep() -> None:
-    for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
+def _sweep(prefix: str) -> None:
+    for folder in Path(tempfile.gettempdir()).glob(prefix + "*"):
         try:
             lock = os.open(folder / LOCK, os.O_RDWR)
         except OSError:
             continue  # another user's, or one that is just being made or removed
         try:
             if _try_lock(lock):
-                shutil.rmtree(folder, ignore_errors=True)  # another driver may sweep it at the same time
+                shutil.rmtree(folder, ignore_errors=True)  # another process may sweep it at the same time
         finally:
             os.close(lock)
 

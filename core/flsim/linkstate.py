@@ -23,7 +23,7 @@ from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
 from flsim.payload import Blob, Encoder, decode, unencodable
 from flsim.resources import Place
 from flsim.sizing import LeaseSizes
-from flsim.worker import Outcome
+from flsim.wire import Outcome
 
 
 class PushedMessage(NamedTuple):

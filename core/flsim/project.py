@@ -7,10 +7,6 @@ ServerApp and a ClientApp. Nothing is ever written to it.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib
-import importlib.util
-import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,23 +15,10 @@ from types import ModuleType
 from typing import Any
 
 from flsim.apps import ClientApp, ServerApp
-from flsim.errors import AppLoadError, ConfigError, InputError, UnknownName
+from flsim.code import Code, Reference, import_module, import_reference
+from flsim.errors import ConfigError, InputError, UnknownName
 from flsim.fleet import Kind, Scalar
 from flsim.resources import Resources
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """Where an app object is: an attribute of a module, found from a folder."""
-
-    folder: str
-    module: str
-    attribute: str
-    digest: str
-    """Of the folder's Python files: another one means other code, so the modules are imported again."""
-
-    def __str__(self) -> str:
-        return f"{self.module}:{self.attribute}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +37,8 @@ class Project:
     backend: str | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Options by backend, as the pyproject gives them."""
+    requirements: tuple[str, ...] = ()
+    """Distributions that the app needs, as ``[project] dependencies`` gives them."""
 
     def with_config(self, changes: Mapping[str, Scalar]) -> Project:
         """A copy with ``changes`` in its config. Raises UnknownName or ConfigError."""
@@ -99,8 +84,8 @@ def load_project(path: str | Path) -> Project:
 
 
 def _from_file(path: Path) -> Project:
-    reference = Reference(str(path.parent), path.stem, "", folder_digest(path.parent, [path]))
-    module = _import(reference)
+    reference = Reference(Code.of_file(path), path.stem, "")
+    module = import_module(reference)
     server = _only(module, ServerApp, path)
     client = _only(module, ClientApp, path)
     return Project(
@@ -155,7 +140,7 @@ def _from_folder(folder: Path) -> Project:
 
 def _from_table(data: Mapping[str, Any], tool: Mapping[str, Any], folder: Path) -> Project:
     _known("key of [tool.flsim]", tool, _KEYS)
-    digest = folder_digest(folder)
+    code = Code.of_folder(folder)
 
     def reference(key: str, table: Mapping[str, Any]) -> Reference:
         value = table.get(key)
@@ -163,7 +148,7 @@ def _from_table(data: Mapping[str, Any], tool: Mapping[str, Any], folder: Path) 
             shown = f"{key} = {value!r}" if key in table else f"{key} is missing"
             raise ConfigError(f'{shown}; write {key} = "package.module:app"')
         module, attribute = value.split(":")
-        return Reference(str(folder), module, attribute, digest)
+        return Reference(code, module, attribute)
 
     server = reference("server", tool)
     if "kinds" in tool:
@@ -187,6 +172,7 @@ def _from_table(data: Mapping[str, Any], tool: Mapping[str, Any], folder: Path) 
         seed=check_seed(tool["seed"]) if "seed" in tool else None,
         backend=_string("backend", tool["backend"]) if "backend" in tool else None,
         options={k: _table(k, _table("backends", tool)) for k in _table("backends", tool)},
+        requirements=_requirements(data),
     )
     for ref in (project.server, *(k.client for k in kinds)):
         import_reference(ref)
@@ -248,6 +234,20 @@ def _name(data: Mapping[str, Any], folder: Path) -> str:
     return name if isinstance(name, str) else folder.name
 
 
+def _requirements(data: Mapping[str, Any]) -> tuple[str, ...]:
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    given = data.get("project", {}).get("dependencies", [])
+    if not isinstance(given, list) or not all(isinstance(r, str) for r in given):
+        raise ConfigError(f"[project] dependencies is a list of strings, not {given!r}")
+    for requirement in given:
+        try:
+            Requirement(requirement)
+        except InvalidRequirement as e:
+            raise ConfigError(f"[project] dependencies: {requirement!r} is no requirement: {e}") from None
+    return tuple(given)
+
+
 def _known(what: str, table: Iterable[str], known: Iterable[str]) -> None:
     for key in table:
         if key not in known:
@@ -265,99 +265,3 @@ def _string(key: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{key} is a string, not {value!r}")
     return value
-
-
-# ---- importing
-
-
-class _Imported:
-    """The app folder that this process imports from, in which state its files were, and which modules were
-    there before: those are not the app's."""
-
-    folder = ""
-    digest = ""
-    before: frozenset[str] = frozenset()
-
-
-def folder_digest(folder: Path, files: Iterable[Path] | None = None) -> str:
-    """A digest of the Python files of an app: of ``files``, or of all below ``folder`` but hidden ones and
-    environments."""
-    digest = hashlib.sha256()
-    for file in sorted(files if files is not None else _python_files(folder)):
-        digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def _python_files(folder: Path) -> Iterable[Path]:
-    for path in folder.iterdir():
-        if path.name.startswith(".") or path.name in ("__pycache__", "node_modules"):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            if not (path / "pyvenv.cfg").exists():
-                yield from _python_files(path)
-        elif path.suffix == ".py":
-            yield path
-
-
-def import_reference(reference: Reference) -> Any:
-    """The object that ``reference`` names. Raises AppLoadError with the app's own traceback."""
-    value: Any = _import(reference)
-    for part in reference.attribute.split("."):
-        if not hasattr(value, part):
-            names = [
-                n for n, v in vars(value).items() if not n.startswith("_") and isinstance(v, (ServerApp, ClientApp))
-            ]
-            text = f"; its apps are: {', '.join(names)}" if names else ""
-            raise AppLoadError(f"{reference}: {value.__name__} has no {part!r}{text}")
-        value = getattr(value, part)
-    return value
-
-
-def _import(reference: Reference) -> ModuleType:
-    from flsim.envelope import traceback_of
-
-    if (_Imported.folder, _Imported.digest) != (reference.folder, reference.digest):
-        _forget()
-        _Imported.folder, _Imported.digest = reference.folder, reference.digest
-        _Imported.before = frozenset(sys.modules)
-        sys.path.insert(0, reference.folder)
-        importlib.invalidate_caches()
-    try:
-        if reference.module.replace(".", "").isidentifier():
-            return importlib.import_module(reference.module)
-        return _import_file(reference)
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as e:  # an import runs the app's code, which may raise anything, SystemExit included
-        raise AppLoadError(f"{reference.module} cannot be imported from {reference.folder}:\n{traceback_of(e)}") from e
-
-
-def _import_file(reference: Reference) -> ModuleType:
-    """Import a file whose name is no module name, such as ``my-app.py``."""
-    if (module := sys.modules.get(reference.module)) is not None:
-        return module
-    file = Path(reference.folder, f"{reference.module}.py")
-    spec = importlib.util.spec_from_file_location(reference.module, file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} cannot be imported")
-    module = sys.modules[reference.module] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[reference.module]
-        raise
-    return module
-
-
-def _forget() -> None:
-    """Forget the modules that came from the app folder so far, so that those of another app, or the edited
-    ones of this app, can take their names."""
-    folder = _Imported.folder
-    if not folder:
-        return
-    for name in set(sys.modules) - _Imported.before:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file and Path(file).is_relative_to(folder):
-            del sys.modules[name]
-    while folder in sys.path:
-        sys.path.remove(folder)

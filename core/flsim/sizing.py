@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flsim.heart import Lease
-    from flsim.worker import Outcome
+    from flsim.wire import Outcome
 
 LEASE_SECONDS = 0.03
 """What a lease should fill at least, so that what it costs beside its messages does not count."""

@@ -1,58 +1,71 @@
-"""The worker loop in the driver, ``run_lease`` in the worker, and what passes between the two.
-
-A lease travels as Frames. Its first buffer is the Job: the apps and what is the same for all messages. The
-header holds the lease's messages, and the contents that they carry, each once.
-"""
+"""The worker loop in the driver, and ``run_lease`` in the worker: pull, instantiate, return."""
 
 from __future__ import annotations
 
 import bdb
-import hashlib
-import inspect
-import os
 import pickle
-import socket
 import time
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import lru_cache
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
-from flsim.apps import Context, Scalar
+from flsim.apps import Context
 from flsim.envelope import around_lease, describe, seed_globals, traceback_of
 from flsim.errors import AppLoadError, BackendBroken, WorkerLost
 from flsim.fleet import FIRST_NODE_ID
-from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
-from flsim.payload import EMPTY, Blob, Buffer, Frames, decode, encode, unencodable
-from flsim.project import Reference, import_reference
+from flsim.job import Job, JobKind, inspect_host, known_job, prepare, worker_name
+from flsim.message import SERVER_NODE_ID, ErrorCode, Message, Metadata
+from flsim.payload import Buffer, Frames, decode, encode, unencodable
 from flsim.records import RecordDict
+from flsim.resources import Place, Resources
+from flsim.wire import (
+    DONE,
+    HOST,
+    JOB_WANTED,
+    NOT_LOADED,
+    NOT_READ,
+    PROBE,
+    Packed,
+    Part,
+    pack_lease,
+    reply,
+    unpack_lease,
+    wants_job,
+    with_job,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from flsim.backend import Backend
     from flsim.heart import Lease
     from flsim.linkstate import LinkState
 
-
 # ---- in the driver
 
 
-async def worker_loop(link: LinkState, backend: Backend, job: bytes, kind: int, *, own_process: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class JobSent:
+    """The job, as the loops send it."""
+
+    job: bytes
+    digest: bytes
+    own_process: bool
+    """Whether a lease has its process for itself while it runs. Otherwise the global random generators are left
+    alone, since others use them at the same time."""
+
+
+async def worker_loop(link: LinkState, backend: Backend, sent: JobSent, kind: int) -> None:
     """Pull, have it run where the worker is, return; until the run is over. One loop per slot.
 
     Whatever ends the run from here is handed to the LinkState, whose waiters raise it.
-
-    Args:
-        own_process: whether a lease has its process for itself while it runs. Otherwise the global random
-            generators are left alone, since others use them at the same time.
     """
     need = link.heart.needs[kind]
     while (lease := await link.pull(kind)) is not None:
+        frames = pack_lease(_packed(lease, link), sent.digest, lease.kind, own_process=sent.own_process)
         try:
-            future = backend.submit(pack(lease, link, job, own_process), need, lease.place)
-            result = unpack(await _wait(future, link))
+            result = await send(link, backend, frames, need, lease.place)
+            if wants_job(result):
+                result = await send(link, backend, with_job(frames, sent.job), need, lease.place)
+            worker, outcomes = unpack_lease(result)
         except WorkerLost as e:
             link.lost(lease, e)
         except (BackendBroken, AppLoadError, bdb.BdbQuit) as e:
@@ -62,11 +75,15 @@ async def worker_loop(link: LinkState, backend: Backend, job: bytes, kind: int, 
             error.__cause__ = e
             link.fail(error)
         else:
-            link.returned(lease, *result)
+            link.returned(lease, worker, outcomes)
 
 
-async def _wait(future: Future[Frames], link: LinkState) -> Frames:
-    """The future's result, with one hop from the backend's thread to the engine's."""
+async def send(link: LinkState, backend: Backend, frames: Frames, need: Resources, place: Place) -> Frames:
+    """Submit a lease and wait for what comes back, with one hop from the backend's thread to the engine's.
+
+    Raises whatever the future fails with.
+    """
+    future: Future[Frames] = backend.submit(frames, need, place)
     done = link.loop.create_future()
 
     def arrived() -> None:
@@ -81,199 +98,52 @@ async def _wait(future: Future[Frames], link: LinkState) -> Frames:
     return future.result()
 
 
-class Outcome(NamedTuple):
-    """What became of one message in its worker: content, or an error."""
-
-    message_id: int
-    error: Error | None
-    reply: Blob
-    """The encoded content; empty where there is an error."""
-    state: Blob | None
-    """The node's state after the call, None where it is as it was."""
-    group_id: str
-    created_at: float
-    decode: float
-    """Seconds, by the worker's clock, as are the next two."""
-    execute: float
-    encode: float
-    printed: str
-
-
-def pack(lease: Lease, link: LinkState, job: bytes, own_process: bool) -> Frames:
-    """The Frames of a lease."""
+def _packed(lease: Lease, link: LinkState) -> list[Packed]:
     messages = []
     for entry in lease.entries:
-        pushed = entry.payload
-        messages.append((
-            entry.id, entry.node, pushed.k, entry.type, pushed.group_id, pushed.created_at, pushed.ttl,
-            pushed.blob, link.states.get(entry.node),
-        ))  # fmt: skip
-    return pack_messages(messages, job, lease.kind, own_process)
-
-
-Packed = tuple[int, int, int, str, str, float, float | None, Blob, Blob | None]
-"""A message on its way: id, node, the how-manieth of its node, type, group, created_at, ttl, content, node state."""
-
-
-def pack_messages(messages: Sequence[Packed], job: bytes, kind: int, own_process: bool) -> Frames:
-    """The Frames of a lease of these messages: each content, and each buffer in it, once."""
-    buffers: list[Buffer] = [job]
-    contents: list[tuple[bytes, tuple[int, ...]]] = []
-    content_at: dict[int, int] = {}
-    buffer_at: dict[int, int] = {}
-
-    def place(blob: Blob) -> int:
-        known = content_at.get(id(blob))
-        if known is not None:
-            return known
-        wheres = []
-        for buffer in blob.buffers:
-            where = buffer_at.get(id(buffer))
-            if where is None:
-                where = buffer_at[id(buffer)] = len(buffers)
-                buffers.append(buffer)
-            wheres.append(where)
-        contents.append((blob.pickled, tuple(wheres)))
-        content_at[id(blob)] = len(contents) - 1
-        return len(contents) - 1
-
-    packed = [(*m[:7], place(m[7]), -1 if m[8] is None else place(m[8])) for m in messages]
-    header = (job_digest(job), kind, own_process, contents, packed)
-    return Frames(pickle.dumps(header, protocol=5), buffers)
-
-
-def unpack(frames: Frames) -> tuple[str, list[Outcome]]:
-    """The worker's name and the outcomes of a lease, in its order.
-
-    Raises:
-        AppLoadError: the worker could not load the app.
-        BackendBroken: the worker could not read the lease.
-    """
-    status, worker, outcomes = pickle.loads(frames.header)
-    if status == _NOT_LOADED:
-        raise AppLoadError(f"the app cannot be loaded in worker {worker}:\n{outcomes}")
-    if status == _NOT_READ:
-        raise BackendBroken(f"worker {worker} cannot read what it is sent:\n{outcomes}")
-    buffers = frames.buffers
-    made = []
-    for id_, error, reply, state, *rest in outcomes:
-        made.append(
-            Outcome(
-                id_,
-                None if error is None else Error(*error),
-                EMPTY if reply is None else _blob(reply, buffers),
-                None if state is None else _blob(state, buffers),
-                *rest,
-            )
-        )
-    return worker, made
-
-
-def _blob(part: tuple[bytes, tuple[int, ...]], buffers: list[Buffer]) -> Blob:
-    pickled, wheres = part
-    return Blob(pickled, tuple([buffers[i] for i in wheres]) if wheres else ())
+        blob, k, group_id, created_at, ttl, _ = entry.payload
+        state = link.states.get(entry.node)
+        messages.append(Packed(entry.id, entry.node, k, entry.type, group_id, created_at, ttl, blob, state))
+    return messages
 
 
 # ---- in the worker
 
 
-@dataclass(frozen=True, slots=True)
-class JobKind:
-    """What all messages to one kind of node share."""
-
-    client: Any
-    """Once it is loaded: a ClientApp, or where ``makes`` is set, something that makes one of a Context."""
-    config: Mapping[str, Scalar]
-    threads: int
-    makes: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What all messages of a run share."""
-
-    run_id: int
-    seed: int
-    nodes: int
-    run_config: Mapping[str, Scalar]
-    kinds: tuple[JobKind, ...]
-
-    def encoded(self) -> bytes:
-        """The bytes that :func:`prepare` takes. Raises whatever pickling the ClientApps raises."""
-        import cloudpickle
-
-        return bytes(cloudpickle.dumps(self, protocol=5))
-
-
-_NOT_LOADED, _NOT_READ, _DONE = "not loaded", "not read", "done"
-
-# A worker process keeps the jobs that it met last, by the digest of their bytes: nothing else can be in their place.
-_jobs: OrderedDict[bytes, Job] = OrderedDict()
-_JOBS_KEPT = 4
-
-
-@lru_cache(maxsize=_JOBS_KEPT)
-def job_digest(job: bytes) -> bytes:
-    """What a worker knows a job by."""
-    return hashlib.sha256(job).digest()
-
-
-def prepare(job: Buffer, digest: bytes | None = None) -> Job:
-    """Load the apps of a job, once per process. Raises AppLoadError with the traceback."""
-    digest = digest or job_digest(bytes(job))
-    known = _jobs.get(digest)
-    if known is not None:
-        return known
-    try:
-        made: Job = pickle.loads(job)
-        kinds = tuple(_loaded(k) for k in made.kinds)
-    except AppLoadError:
-        raise
-    except BaseException as e:  # an import runs the app's code, which may raise anything
-        raise AppLoadError(traceback_of(e)) from e
-    loaded = Job(made.run_id, made.seed, made.nodes, MappingProxyType(dict(made.run_config)), kinds)
-    _jobs[digest] = loaded
-    while len(_jobs) > _JOBS_KEPT:
-        _jobs.popitem(last=False)
-    return loaded
-
-
-def _loaded(kind: JobKind) -> JobKind:
-    client = import_reference(kind.client) if isinstance(kind.client, Reference) else kind.client
-    return JobKind(client, kind.config, kind.threads, inspect.isroutine(client) or inspect.isclass(client))
-
-
-def run_lease(frames: Frames) -> Frames:
+def run_lease(frames: Frames, begun: str | None = None) -> Frames:
     """Answer each message of a lease. Runs in a worker; whatever goes wrong comes back in the Frames.
 
     One exception passes: a ``quit`` at a breakpoint (``bdb.BdbQuit``), which ends the run.
+
+    Args:
+        frames: the lease.
+        begun: a file to make before anything else. It outlives the worker, so that a backend on the same host can
+            tell a worker that died with the lease from one that died before it.
     """
+    if begun is not None:
+        open(begun, "xb").close()
     buffers = frames.buffers
     try:
-        digest, kind, own_process, contents, messages = pickle.loads(frames.header)
-        job = prepare(buffers[0], digest)
+        what, *asked = pickle.loads(frames.header)
+        if what == PROBE:
+            return reply(HOST, asdict(inspect_host(*asked)))
+        digest, count, kind, own_process, contents, messages = asked
+        job = prepare(buffers[count]) if len(buffers) > count else known_job(digest)
+        if job is None:
+            return reply(JOB_WANTED, "")
     except bdb.BdbQuit:
         raise
     except AppLoadError as e:
-        return _reply(_NOT_LOADED, str(e), [])
+        return reply(NOT_LOADED, str(e))
     except BaseException as e:
-        return _reply(_NOT_READ, traceback_of(e), [])
+        return reply(NOT_READ, traceback_of(e))
     out: list[Buffer] = []
     outcomes = []
     with around_lease(job.kinds[kind].threads, keep_globals=own_process) as printed:
         for message in messages:
             outcome = _answer(job, job.kinds[kind], own_process, message, contents, buffers, out)
             outcomes.append((*outcome, printed()))
-    return _reply(_DONE, outcomes, out)
-
-
-def worker_name() -> str:
-    """How this process is called in what users see: ``host:pid``."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def _reply(status: str, what: Any, buffers: list[Buffer]) -> Frames:
-    return Frames(pickle.dumps((status, worker_name(), what), protocol=5), buffers)
+    return reply(DONE, outcomes, out)
 
 
 def _answer(
@@ -281,7 +151,7 @@ def _answer(
     kind: JobKind,
     seed: bool,
     packed: tuple[int, int, int, str, str, float, float | None, int, int],
-    contents: list[tuple[bytes, tuple[int, ...]]],
+    contents: list[Part],
     buffers: list[Buffer],
     out: list[Buffer],
 ) -> tuple[Any, ...]:
@@ -311,7 +181,7 @@ def _answer(
         if seed:
             seed_globals(job.seed, (node, k))
         app = _made(kind.client, context) if kind.makes else kind.client
-        reply = app(message, context)
+        answer = app(message, context)
     except bdb.BdbQuit:
         raise
     except BaseException as e:
@@ -319,20 +189,20 @@ def _answer(
         return failed(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, describe(e), traceback_of(e))
     executed = clock()
 
-    if not isinstance(reply, Message):
-        return failed(ErrorCode.REPLY_INVALID, f"the ClientApp returned {type(reply).__name__}, not a Message")
-    about = reply.metadata
+    if not isinstance(answer, Message):
+        return failed(ErrorCode.REPLY_INVALID, f"the ClientApp returned {type(answer).__name__}, not a Message")
+    about = answer.metadata
     if about.reply_to_message_id != metadata.message_id:
         return failed(
             ErrorCode.REPLY_INVALID,
             "the ClientApp returned a Message that is no reply to the one it got; write Message(content, reply_to=msg)",
         )
-    if reply.has_error():
-        error = reply.error
+    if answer.has_error():
+        error = answer.error
         return failed(error.code, error.reason, error.traceback)
     first = len(out)
     try:
-        what: Any = reply.content
+        what: Any = answer.content
         part = _encoded(what, out)
         what = context.state
         if type(what) is not RecordDict:
@@ -356,12 +226,12 @@ def _made(client: Any, context: Context) -> Any:
     return app
 
 
-def _decoded(part: tuple[bytes, tuple[int, ...]], buffers: list[Buffer]) -> Any:
+def _decoded(part: Part, buffers: list[Buffer]) -> Any:
     pickled, wheres = part
     return decode(pickled, [buffers[i] for i in wheres])
 
 
-def _encoded(content: Any, out: list[Buffer]) -> tuple[bytes, tuple[int, ...]]:
+def _encoded(content: Any, out: list[Buffer]) -> Part:
     pickled, made = encode(content)
     if not made:
         return pickled, ()
@@ -370,9 +240,9 @@ def _encoded(content: Any, out: list[Buffer]) -> tuple[bytes, tuple[int, ...]]:
 
 
 def _same(
-    before: tuple[bytes, tuple[int, ...]],
+    before: Part,
     buffers: list[Buffer],
-    after: tuple[bytes, tuple[int, ...]],
+    after: Part,
     out: list[Buffer],
 ) -> bool:
     return (

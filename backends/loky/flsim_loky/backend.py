@@ -14,16 +14,16 @@ import signal
 import threading
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import loky.backend.resource_tracker
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor, ShutdownExecutorError
 
 from flsim.backend import Backend, HostOptions, RunInfo
 from flsim.errors import AppLoadError, Cause, WorkerLost
+from flsim.job import prepare
 from flsim.payload import Frames
 from flsim.resources import Place, Resources, slots
-from flsim.worker import prepare, run_lease
+from flsim.worker import run_lease
 
 SLOTS_PER_CPU = 16
 """More leases at once than this, per cpu, are refused, however little each needs."""
@@ -118,19 +118,18 @@ class _Slot:
         self.executor = ProcessPoolExecutor(1, initializer=_begin, initargs=(driver_lives,), env=env)
         self.executor.submit(_load, run.job)
         self.future: Future[Frames] | None = None
-        self._mark = run.folder / f"worker-{id(self):x}"
-        self._leases = 0
+        self._begun = run.folder / f"begun-{id(self):x}"
 
     def submit(self, frames: Frames, future: Future[Frames]) -> Future[Frames]:
         """Run a lease that completes ``future``. Raises BrokenProcessPool where the worker is dead."""
         self.future = future
-        self._leases += 1
-        inner: Future[Frames] = self.executor.submit(_run_lease, str(self._mark), self._leases, frames)
+        self._begun.unlink(missing_ok=True)
+        inner: Future[Frames] = self.executor.submit(run_lease, frames, str(self._begun))
         return inner
 
     def started(self) -> bool:
-        """Whether the worker has begun its last lease: it says so in a file, which outlives it."""
-        return self._mark.exists() and self._mark.read_text() == str(self._leases)
+        """Whether the worker had begun its last lease when it died."""
+        return self._begun.exists()
 
 
 def _start_trackers() -> None:
@@ -175,11 +174,6 @@ def _end_with_driver(driver_lives: Connection) -> None:
         driver_lives.recv_bytes()
     except (EOFError, OSError):
         os._exit(1)
-
-
-def _run_lease(mark: str, number: int, frames: Frames) -> Frames:
-    Path(mark).write_text(str(number))
-    return run_lease(frames)
 
 
 def _load(job: bytes) -> None:

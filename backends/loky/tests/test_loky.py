@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import flsim
 from flsim import ClientApp, ConfigRecord, Context, Grid, Message, RecordDict, RunResult, ServerApp
-from flsim.testing.checks import _children
+from flsim.testing.watch import children
 
 client = ClientApp()
 
@@ -39,13 +39,13 @@ def test_clientapps_run_in_processes_of_their_own_that_no_ctrl_c_reaches() -> No
         assert all(v["blocked"] for v in seen)
 
     run(main)
-    assert not _children()
+    assert not children()
 
 
 def test_no_more_workers_are_started_than_there_are_nodes() -> None:
     def main(grid: Grid, context: Context) -> None:
         ask_all(grid)
-        assert len(_children()) == 1
+        assert len(children()) == 1
 
     run(main, nodes=1)
 
@@ -53,7 +53,7 @@ def test_no_more_workers_are_started_than_there_are_nodes() -> None:
 def test_the_number_of_workers_follows_from_the_cpus_and_the_need() -> None:
     def main(grid: Grid, context: Context) -> None:
         ask_all(grid)
-        context.state["n"] = ConfigRecord({"workers": len(_children())})
+        context.state["n"] = ConfigRecord({"workers": len(children())})
 
     assert run(main, cpus=3).state["n"]["workers"] == 3
     assert run(main, cpus=3, each=1.5).state["n"]["workers"] == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from flsim.cli.backends import backends
+from flsim.cli.check import check
 from flsim.cli.run import run
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(backends)
+app.command()(check)
 
 
 def _version(show: bool) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from flsim.engine import Plan
     from flsim.linkstate import Count
+    from flsim.plan import Plan
     from flsim.project import Project
     from flsim.result import RunResult
 
@@ -49,9 +49,9 @@ def run(
     Exit codes: 0 the ServerApp returned and a message got content (or none was sent); 1 the run failed, or every
     message got an error; 2 wrong usage; 130 Ctrl-C; 143 SIGTERM.
     """
-    from flsim.engine import make_plan
     from flsim.errors import FlsimError
     from flsim.options import parse_assignments
+    from flsim.plan import make_plan
     from flsim.plugins import Plugins
     from flsim.project import load_project
 

@@ -59,6 +59,14 @@ def hold(msg: Message, context: Context) -> Message:
     return reply(msg, pid=os.getpid())
 
 
+@client.query("begin")
+def begin(msg: Message, context: Context) -> Message:
+    """Note that it has begun, and take ``seconds``."""
+    note(plan(msg)["folder"], str(os.getpid()))
+    time.sleep(float(plan(msg)["seconds"]))
+    return reply(msg)
+
+
 @client.query("die")
 def die(msg: Message, context: Context) -> Message:
     """End the worker, as ``how`` says."""

@@ -8,26 +8,34 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flsim.aggregate import weighted_mean
 from flsim.apps import Context, ServerApp
+from flsim.code import Code, Reference
+from flsim.envelope import describe
 from flsim.errors import Cause, UnsupportedResources, WorkerLost
 from flsim.fleet import Kind
 from flsim.grid import Grid
+from flsim.job import Job, JobKind, job_digest
 from flsim.message import ErrorCode, Message
-from flsim.payload import Frames
+from flsim.payload import Frames, decode, encode
 from flsim.records import ConfigRecord, RecordDict
 from flsim.resources import Resources
 from flsim.testing.apps import RAISED, client, notes
-from flsim.testing.subject import PATIENCE, Desk, Subject, outcome
+from flsim.testing.subject import Desk, Subject
+from flsim.testing.watch import alive, children, command, kill, listening, until
+from flsim.wire import Packed, pack_lease, unpack_lease, wants_job, with_job
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,6 +50,29 @@ class Check:
     def applies(self, subject: Subject) -> bool:
         """Whether the backend honours what this check is about."""
         return self.needs <= subject.spec.honours
+
+    def result(self, subject: Subject) -> Result:
+        """Run the check, and say what came of it."""
+        if not self.applies(subject):
+            missing = ", ".join(sorted(self.needs - subject.spec.honours))
+            return Result("not offered", 0.0, f"{subject.spec.name} does not honour {missing}")
+        begun = time.perf_counter()
+        try:
+            self.run(subject)
+        except AssertionError as e:
+            return Result("failed", time.perf_counter() - begun, str(e))
+        except Exception as e:  # a backend may break in any way; that it does is the result
+            return Result("failed", time.perf_counter() - begun, describe(e))
+        return Result("passed", time.perf_counter() - begun, "")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a check."""
+
+    outcome: Literal["passed", "failed", "not offered"]
+    seconds: float
+    reason: str
 
 
 CHECKS: list[Check] = []
@@ -76,7 +107,7 @@ def each_lease_comes_back_once(subject: Subject) -> None:
                 future.add_done_callback(lambda _, node=node: done.append(node))  # type: ignore[misc]
                 futures.append((node, future))
             for node, future in futures:
-                answer = outcome(future)
+                answer = desk.outcome(future)
                 assert answer.error is None, f"a lease that only echoes came back with {answer.error}"
                 assert _values(answer)["node"] == node, f"node {node} was sent a lease, and {_values(answer)} came back"
         assert len(done) == len(set(done)), f"futures were completed twice: nodes {done}"
@@ -88,7 +119,7 @@ def a_dead_worker_fails_its_future_with_worker_lost(subject: Subject) -> None:
     with subject.desk() as desk:
         desk.start()
         for how, expected in (("exit", Cause.EXITED), ("kill", Cause.SIGNAL), ("segfault", Cause.SIGNAL)):
-            error = _lost(desk.submit("die", how=how))
+            error = _lost(desk, desk.submit("die", how=how))
             assert error.cause in (expected, Cause.UNKNOWN), f"a worker that ended by {how} was reported as {error!r}"
 
 
@@ -125,8 +156,8 @@ def a_death_costs_no_other_lease(subject: Subject) -> None:
         assert len(places) == 2, f"with options {dict(subject.options)} there is no room for two leases: {places}"
         slow = desk.submit("hold", place=places[0], seconds=2.0, folder=str(folder))
         for how in ("exit", "kill"):
-            _lost(desk.submit("die", place=places[1], how=how))
-        assert outcome(slow).error is None
+            _lost(desk, desk.submit("die", place=places[1], how=how))
+        assert desk.outcome(slow).error is None
         assert len(notes(folder)) == 1, "the slow lease was executed more than once"
 
 
@@ -137,7 +168,7 @@ def a_process_runs_one_lease_at_a_time(subject: Subject) -> None:
         desk.start()
         futures = [desk.submit("hold", place=p, seconds=0.5, folder=str(folder)) for p in desk.places(2)]
         for future in futures:
-            outcome(future)
+            desk.outcome(future)
         spans = [note.split() for note in notes(folder)]
         by_process: dict[str, list[tuple[float, float]]] = {}
         for _, begun, ended, pid in spans:
@@ -152,11 +183,11 @@ def a_dead_worker_is_replaced_before_it_is_offered_work(subject: Subject) -> Non
     with subject.desk() as desk:
         desk.start()
         for how in ("kill", "exit"):
-            _lost(desk.submit("die", how=how))
+            _lost(desk, desk.submit("die", how=how))
             for _ in range(3):
                 places = _eventually_places(desk, 2)
                 for future in [desk.submit("echo", place=p) for p in places]:
-                    assert outcome(future).error is None
+                    assert desk.outcome(future).error is None
 
 
 @check(2, "isolation")
@@ -167,7 +198,7 @@ def a_worker_killed_while_idle_charges_nobody(subject: Subject) -> None:
         answer = desk.answer("echo")
         pid = _values(answer)["pid"]
         assert pid != os.getpid(), "a backend that honours isolation ran a lease in the driver"
-        _kill(pid)
+        kill(pid)
         for _ in range(20):
             try:
                 assert desk.answer("echo", place=_eventually_places(desk, 1)[0]).error is None
@@ -202,6 +233,29 @@ def a_need_that_fits_nowhere_is_refused(subject: Subject) -> None:
         assert "4096" in str(e), f"the refusal does not say what was asked: {e}"
         return
     raise AssertionError("a need of 4096 cpus was accepted")
+
+
+@check(3)
+def no_place_has_more_than_the_options_give(subject: Subject) -> None:
+    """The places together have no more cpus than the option ``cpus`` says, where there is one."""
+    cpus = subject.options.get("cpus")
+    if cpus is None:
+        return
+    with subject.desk() as desk:
+        places = desk.start().backend.capacity()
+        there = sum(p.resources.cpus for p in places)
+        assert there <= cpus, f"with cpus={cpus:g} the places have {there:g}: {places}"
+
+
+@check(3)
+def a_resource_that_there_is_not_is_refused(subject: Subject) -> None:
+    """A need for a custom resource that no place has, or for more gpus than there are, is refused, honoured or not."""
+    for need in (Resources(custom={"no such thing": 1}), Resources(gpus=4096)):
+        try:
+            subject.run(_unreached, kinds=[Kind("default", client, 4, need)])
+        except UnsupportedResources:
+            continue
+        raise AssertionError(f"a need of {need} was accepted")
 
 
 @check(3, "cpus")
@@ -250,7 +304,7 @@ def equal_submissions_both_run(subject: Subject) -> None:
         frames = desk.frames("hold", seconds=0.0, folder=str(folder))
         for _ in range(3):
             for future in [desk.backend.submit(frames, desk.need, p) for p in desk.places(2)]:
-                outcome(future)
+                desk.outcome(future)
         sent = 3 * len(desk.places(2))
         assert len(notes(folder)) == sent, f"{sent} equal leases were submitted, {len(notes(folder))} were executed"
 
@@ -259,30 +313,84 @@ def equal_submissions_both_run(subject: Subject) -> None:
 
 
 @check(6)
-def stop_may_be_called_twice_and_leaves_no_thread(subject: Subject) -> None:
-    """After ``stop``, the threads that ``start`` and the leases brought are gone; another ``stop`` does nothing."""
+def stop_may_be_called_twice_and_leaves_no_thread_and_no_process(subject: Subject) -> None:
+    """After ``stop``, what ``start`` and the leases brought is gone; another ``stop`` does nothing."""
     with subject.desk() as desk:
-        before = set(threading.enumerate())
+        threads, processes = set(threading.enumerate()), children()
         desk.start()
         desk.answer("echo")
-        _in_time(desk.backend.stop, "stop")
-        _in_time(desk.backend.stop, "the second stop")
-        left = _until(lambda: not (set(threading.enumerate()) - before), 5)
-        assert left, f"threads are left: {[t.name for t in set(threading.enumerate()) - before]}"
+        _in_time(desk, desk.backend.stop, "stop")
+        _in_time(desk, desk.backend.stop, "the second stop")
+        left = until(lambda: not (set(threading.enumerate()) - threads), 5)
+        assert left, f"threads are left: {[t.name for t in set(threading.enumerate()) - threads]}"
+        gone = until(lambda: not (children() - processes), 5)
+        assert gone, f"child processes are left: {sorted(children() - processes)}"
 
 
 @check(6, "isolation")
 def stop_ends_the_workers_also_at_work(subject: Subject) -> None:
-    """``stop`` with a lease at work ends soon, and the processes that served leases are gone, where the backend
-    started them."""
+    """``stop`` with a lease at work ends soon, and the child processes are gone."""
     with subject.desk() as desk, _folder() as folder:
-        before = _children()
+        before = children()
         desk.start()
-        desk.answer("echo")
-        desk.submit("hold", seconds=600.0, folder=str(folder))
-        _in_time(desk.backend.stop, "stop")
-        gone = _until(lambda: not (_children() - before), 5)
-        assert gone, f"child processes are left: {sorted(_children() - before)}"
+        desk.submit("begin", seconds=30.0, folder=str(folder))
+        assert until(lambda: len(notes(folder)) == 1, desk.patience), "the lease does not begin"
+        _in_time(desk, desk.backend.stop, "stop")
+        gone = until(lambda: not (children() - before), 5)
+        assert gone, f"child processes are left: {sorted(children() - before)}"
+
+
+@check(6, "abort")
+def abort_ends_a_lease_and_its_worker_is_replaced(subject: Subject) -> None:
+    """The future of a lease that is aborted fails as *aborted*, its process is gone, and others take its place. To
+    abort a lease that is done does nothing."""
+    with subject.desk() as desk, _folder() as folder:
+        desk.start()
+        future = desk.submit("begin", seconds=600.0, folder=str(folder))
+        assert until(lambda: len(notes(folder)) == 1, desk.patience), "the lease does not begin"
+        desk.backend.abort(future)
+        error = _lost(desk, future)
+        assert error.cause is Cause.ABORTED, f"an aborted lease was reported as {error!r}"
+        pid = int(notes(folder)[0])
+        assert until(lambda: not alive(pid), desk.patience), "the process of an aborted lease lives on"
+        done = desk.submit("echo", place=_eventually_places(desk, 1)[0])
+        assert desk.outcome(done).error is None
+        desk.backend.abort(done)
+        for place in _eventually_places(desk, 2):
+            assert desk.answer("echo", place=place).error is None
+
+
+@check(6, "isolation")
+def what_start_started_ends_with_a_driver_that_is_killed(subject: Subject) -> None:
+    """kill -9 of the driver while a lease is at work: its child processes are gone within five seconds."""
+    import cloudpickle
+
+    with _folder() as folder:
+        script = "import pickle, sys; from flsim.testing.checks import drive; drive(*pickle.load(sys.stdin.buffer))"
+        with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as driver:
+            assert driver.stdin is not None
+            driver.stdin.write(cloudpickle.dumps((subject, str(folder))))
+            driver.stdin.close()
+            begun = until(lambda: bool(notes(folder)) or driver.poll() is not None, subject.patience)
+            processes = {p: command(p) for p in children(driver.pid)}
+            driver.kill()
+        assert begun and notes(folder), "the driver's lease does not begin"
+        assert until(lambda: not any(alive(p) for p in processes if not _lingers(subject, processes[p])), 5), (
+            f"these outlive a driver that was killed: { {p: c for p, c in processes.items() if alive(p)} }"
+        )
+        longest = max(subject.lingering.values(), default=0.0)
+        assert until(lambda: not any(map(alive, processes)), longest), "what may linger a while stays"
+
+
+def drive(subject: Subject, folder: str) -> None:
+    """Be the driver that is killed."""
+    with subject.desk() as desk:
+        desk.start()
+        desk.result(desk.submit("begin", seconds=600.0, folder=folder))
+
+
+def _lingers(subject: Subject, command: str) -> bool:
+    return any(part in command for part in subject.lingering)
 
 
 # ---- 7: submit out of its time
@@ -299,6 +407,43 @@ def submit_before_start_and_after_stop_raises(subject: Subject) -> None:
         _refuses(lambda: desk.backend.submit(frames, desk.need, place), "after stop")
     with subject.desk() as desk:
         _refuses(lambda: desk.backend.submit(desk.frames("echo"), desk.need, place), "before start")
+
+
+# ---- 8: hosts
+
+
+@check(8, "hosts")
+def an_app_runs_where_its_folder_is_not(subject: Subject) -> None:
+    """The app's folder is gone when the lease comes: the worker asks for the job, and has the app from there."""
+    with subject.desk() as desk, _folder() as folder:
+        (folder / "far_away").mkdir()
+        (folder / "far_away" / "__init__.py").write_text(_FAR_AWAY)
+        (folder / "far_away" / "word.txt").write_text("there")
+        code = Code.of_folder(folder)
+        reference = Reference(code, "far_away", "client")
+        job = Job(1, 7, 1, {}, (JobKind(reference, {}, 1),), {code.digest: code.archive()}).encoded()
+        shutil.rmtree(folder / "far_away")
+        desk.start()
+        blob = encode(RecordDict())
+        packed = Packed(1, 2, 0, "query", "", 0.0, None, blob, None)
+        frames = pack_lease([packed], job_digest(job), 0, own_process=True)
+        back = desk.result(desk.backend.submit(frames, desk.need, desk.place()))
+        assert wants_job(back), "a worker that does not have the job does not ask for it"
+        back = desk.result(desk.backend.submit(with_job(frames, job), desk.need, desk.place()))
+        assert _values(unpack_lease(back)[1][0])["word"] == "there"
+
+
+_FAR_AWAY = """
+from pathlib import Path
+from flsim import ClientApp, ConfigRecord, Message, RecordDict
+
+client = ClientApp()
+
+@client.query()
+def answer(msg, context):
+    word = Path(__file__).with_name("word.txt").read_text()
+    return Message(RecordDict({"values": ConfigRecord({"word": word})}), reply_to=msg)
+"""
 
 
 # ---- 9: printing
@@ -355,6 +500,21 @@ def deaths_do_not_change_the_result(subject: Subject) -> None:
     assert stormy.digest == calm.digest, "the digest differs from that of the run without deaths"
 
 
+# ---- 11: ports
+
+
+@check(11)
+def nothing_listens_beyond_this_host(subject: Subject) -> None:
+    """What this process and its children listen on, once leases have run, is on 127.0.0.1 or ::1."""
+    before = listening({os.getpid()})
+    with subject.desk() as desk:
+        desk.start()
+        desk.answer("echo")
+        found = listening({os.getpid(), *children()}) - before
+        open_ = sorted(a for a in found if not a.startswith(("127.", "::1 ")))
+        assert not open_, f"these can be reached from other hosts: {open_}"
+
+
 # ---- the apps of whole runs
 
 ROUNDS = 2
@@ -408,40 +568,29 @@ def _folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _lost(future: Future[Frames]) -> WorkerLost:
-    done, _ = wait([future], PATIENCE, FIRST_COMPLETED)
-    assert done, f"the future of a lease whose worker died is not completed after {PATIENCE:g} s"
+def _lost(desk: Desk, future: Future[Frames]) -> WorkerLost:
+    done, _ = wait([future], desk.patience)
+    assert done, f"the future of a lease whose worker died is not completed after {desk.patience:g} s"
     error = future.exception()
     assert isinstance(error, WorkerLost), f"the future of a lease whose worker died gave {error!r}"
     return error
 
 
 def _values(answer: Any) -> dict[str, Any]:
-    from flsim.payload import decode
-
     assert answer.error is None, str(answer.error)
     return dict(decode(*answer.reply).config_records["values"])
 
 
 def _eventually_places(desk: Desk, count: int) -> list[Any]:
     """Places, once there is one: a backend may say that a place is gone until its worker is replaced."""
-    assert _until(lambda: bool(desk.places(count)), PATIENCE), "no place came back after a death"
+    assert until(lambda: bool(desk.places(count)), desk.patience), "no place came back after a death"
     return desk.places(count)
 
 
-def _until(true: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)  # what other processes do cannot be waited for otherwise
-    return True
-
-
-def _in_time(call: Callable[[], None], what: str) -> None:
+def _in_time(desk: Desk, call: Callable[[], None], what: str) -> None:
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
-    thread.join(PATIENCE / 2)
+    thread.join(desk.patience)
     assert not thread.is_alive(), f"{what} hangs"
 
 
@@ -461,37 +610,3 @@ def _most_at_once(spans: list[tuple[float, float, float]]) -> float:
         now += weight
         most = max(most, now)
     return most
-
-
-_TRACKERS = ("resource_tracker", "semaphore_tracker")
-
-
-def _children() -> set[int]:
-    """The pids of this process's living descendants, but Python's and loky's resource trackers."""
-    parents: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-            line = stat.with_name("cmdline").read_text()
-        except OSError:  # it ended meanwhile
-            continue
-        if fields[0] != "Z" and not any(t in line for t in _TRACKERS):
-            parents[int(stat.parent.name)] = int(fields[1])
-    found = {os.getpid()}
-    while more := {p for p, parent in parents.items() if parent in found and p not in found}:
-        found |= more
-    return found - {os.getpid()}
-
-
-def _kill(pid: int) -> None:
-    import signal
-
-    os.kill(pid, signal.SIGKILL)
-    assert _until(lambda: not _alive(pid), 10), f"process {pid} outlives SIGKILL"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -6,26 +6,24 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from flsim.apps import ServerApp
 from flsim.backend import Backend, BackendSpec, RunInfo
-from flsim.engine import Plan
 from flsim.fleet import Kind
+from flsim.job import Job, JobKind, job_digest
 from flsim.options import make_options
 from flsim.payload import Frames, encode
+from flsim.plan import Plan
 from flsim.project import Project
 from flsim.records import ConfigRecord, RecordDict
 from flsim.resources import Place, Resources, slots
 from flsim.result import RunResult
 from flsim.testing.apps import client
-from flsim.worker import Job, JobKind, Outcome, pack_messages, unpack
-
-PATIENCE = 60.0
-"""Seconds that a check waits for a lease: a hang is found by this."""
+from flsim.wire import Outcome, Packed, pack_lease, unpack_lease, with_job
 
 NODES = 20
 
@@ -39,12 +37,24 @@ class Subject:
         options: with these it has at least 2 cpus, for two leases at once where it can run them.
         variants: further options under which a run must come to the same result.
         known: checks that are known to fail, by name, with the reason. They must fail.
+        patience: seconds that a check waits for a lease, or for ``stop``: a hang is found by it.
+        lingering: seconds that processes may outlive a driver that is killed, by a part of their command line.
     """
 
     spec: BackendSpec
     options: Mapping[str, Any] = field(default_factory=dict)
     variants: Sequence[Mapping[str, Any]] = ()
     known: Mapping[str, str] = field(default_factory=dict)
+    patience: float = 60.0
+    lingering: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, spec: BackendSpec, options: Mapping[str, Any]) -> Subject:
+        """A subject with ``options``. Where none are given and the backend can be told its cpus, it has two of them,
+        and its variants have one and four."""
+        if options or "cpus" not in {f.name for f in fields(spec.options)}:
+            return cls(spec, options)
+        return cls(spec, {"cpus": 2.0}, variants=[{"cpus": 1.0}, {"cpus": 4.0}])
 
     def run(
         self,
@@ -73,7 +83,7 @@ class Subject:
             run_id=1, seed=7, folder=folder, needs=(need,), nodes=NODES, job=job,
             changed=lambda: None, announce=lambda text: None,
         )  # fmt: skip
-        desk = Desk(backend, info, need)
+        desk = Desk(backend, info, need, self.patience)
         try:
             yield desk
         finally:
@@ -88,6 +98,7 @@ class Desk:
     backend: Backend
     info: RunInfo
     need: Resources
+    patience: float
     _next: int = 1
 
     def start(self) -> Desk:
@@ -108,9 +119,10 @@ class Desk:
     def frames(self, action: str, *, node: int = 2, **plan: Any) -> Frames:
         """A lease of one message, that asks the checks' ClientApp for ``query.ACTION``."""
         blob = encode(RecordDict({"plan": ConfigRecord(plan)}))
-        message = (self._next, node, 0, f"query.{action}", "", 0.0, None, blob, None)
+        message = Packed(self._next, node, 0, f"query.{action}", "", 0.0, None, blob, None)
         self._next += 1
-        return pack_messages([message], self.info.job, 0, own_process=True)
+        frames = pack_lease([message], job_digest(self.info.job), 0, own_process=True)
+        return with_job(frames, self.info.job)
 
     def submit(self, action: str, *, place: Place | None = None, **plan: Any) -> Future[Frames]:
         """Submit such a lease."""
@@ -118,11 +130,15 @@ class Desk:
 
     def answer(self, action: str, *, place: Place | None = None, **plan: Any) -> Outcome:
         """Submit such a lease and wait for its outcome."""
-        return outcome(self.submit(action, place=place, **plan))
+        return self.outcome(self.submit(action, place=place, **plan))
 
+    def result(self, future: Future[Frames]) -> Frames:
+        """What came back. Raises what the future failed with."""
+        assert wait([future], self.patience).done, f"a lease is not back after {self.patience:g} s"
+        return future.result()
 
-def outcome(future: Future[Frames]) -> Outcome:
-    """The outcome of a lease of one message. Raises what the future failed with."""
-    outcomes = unpack(future.result(PATIENCE))[1]
-    assert len(outcomes) == 1, f"one message was sent, {len(outcomes)} outcomes came back"
-    return outcomes[0]
+    def outcome(self, future: Future[Frames]) -> Outcome:
+        """The outcome of a lease of one message. Raises what the future failed with."""
+        outcomes = unpack_lease(self.result(future))[1]
+        assert len(outcomes) == 1, f"one message was sent, {len(outcomes)} outcomes came back"
+        return outcomes[0]

@@ -1,0 +1,145 @@
+"""From what the user gives to a run: resolve it, check it, run it."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from flsim.backend import BackendSpec
+from flsim.errors import ConfigError, UnsupportedResources
+from flsim.events import Observer, Observers
+from flsim.fleet import Kind
+from flsim.hooks import RunView
+from flsim.options import make_options
+from flsim.plugins import Plugins, refuse_namesake
+from flsim.project import Project, check_seed, load_project, parse_resources
+from flsim.resources import Resources
+from flsim.result import RunResult
+
+
+def run(
+    app: Any,
+    client: Any = None,
+    *,
+    nodes: int | None = None,
+    backend: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    resources: Resources | Mapping[str, Any] | None = None,
+    quiet: bool = False,
+) -> RunResult:
+    """Run an app and return its result.
+
+    Args:
+        app: the path of an app, or a ServerApp.
+        client: with a ServerApp: a ClientApp, or a list of :class:`Kind`.
+        nodes: how many nodes; with a path: instead of what the app says.
+        backend: its name; None: what the app says, else loky where it is installed, else serial.
+        options: the backend's, beside or instead of what the app says.
+        config: the app's ``run_config``, beside or instead of what the app says.
+        seed: makes the run repeatable; None: what the app says, else one is drawn.
+        resources: what one ClientApp needs, as Resources or as a dict of its fields.
+        quiet: show nothing; otherwise a line a round goes to stderr.
+
+    Raises:
+        InputError: bad input, before anything runs.
+        AppLoadError: the app cannot be imported.
+        BackendBroken: the backend cannot go on.
+        Whatever the ServerApp raises.
+    """
+    plugins = Plugins()
+    project = _project(app, client, nodes)
+    if config:
+        project = project.with_config(config)
+    if resources is not None:
+        if not isinstance(resources, Resources):
+            resources = parse_resources(resources)
+        project = project.with_resources({f.name: getattr(resources, f.name) for f in dataclasses.fields(resources)})
+    plan = make_plan(plugins, project, backend=backend, options=options or {}, seed=seed)
+    return plan.run(plan.observers(plugins, None if quiet else sys.stderr))
+
+
+def _project(app: Any, client: Any, nodes: int | None) -> Project:
+    if isinstance(app, (str, Path)):
+        if client is not None:
+            raise ConfigError("client goes with a ServerApp; an app at a path names its own")
+        project = load_project(app)
+        return project if nodes is None else project.with_nodes(nodes)
+    if client is None:
+        raise ConfigError("a ServerApp needs its client: a ClientApp, or a list of Kind")
+    if isinstance(client, (list, tuple)):
+        if nodes is not None:
+            raise ConfigError("nodes is for a fleet of one kind; a list of Kind says how many nodes each has")
+        kinds = tuple(client)
+    elif nodes is None:
+        raise ConfigError("nodes is missing: how many nodes run the client?")
+    else:
+        kinds = (Kind("default", client, nodes),)
+    name = getattr(app, "__module__", None)
+    return Project(name=name if name not in (None, "flsim.apps") else "app", server=app, kinds=kinds, declared=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """A run, resolved and checked as far as it can be before the backend is started.
+
+    Raises:
+        UnsupportedResources: a kind of node needs what the backend does not honour.
+    """
+
+    project: Project
+    spec: BackendSpec
+    options: Any
+    """An instance of the backend's options."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        for kind in self.project.kinds:
+            _check_honoured(kind, self.spec)
+
+    def observers(self, plugins: Plugins, out: TextIO | None) -> list[Observer]:
+        """The observers that plugins give for this run. ``out`` is where they write what the user should see."""
+        project = self.project
+        nodes = sum(k.nodes for k in project.kinds)
+        view = RunView(project.name, self.spec.name, nodes, self.seed, project.config, out)
+        return [o for o in plugins.manager.hook.flsim_observer(run=view) if o is not None]
+
+    def run(self, observers: Sequence[Observer] = ()) -> RunResult:
+        """Run it. Raises as :func:`run`."""
+        from flsim.engine import Run
+
+        return Run(self, Observers(list(observers))).execute()
+
+
+def make_plan(
+    plugins: Plugins,
+    project: Project,
+    *,
+    backend: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> Plan:
+    """Choose the backend, and resolve its options and the seed. Raises InputError."""
+    refuse_namesake()
+    name = backend or project.backend
+    spec = (plugins.backend(name) if name else plugins.default_backend()).spec
+    made = make_options(spec, {**project.options.get(spec.name, {}), **(options or {})})
+    if seed is None:
+        seed = project.seed
+    return Plan(project, spec, made, secrets.randbits(32) if seed is None else check_seed(seed))
+
+
+def _check_honoured(kind: Kind, spec: BackendSpec) -> None:
+    need = kind.resources
+    asked = {"gpus": need.gpus, "custom": need.custom, "cpus": need.cpus not in (0, 1)}
+    for what, amount in asked.items():
+        if amount and what not in spec.honours:
+            raise UnsupportedResources(
+                f"nodes of kind {kind.name!r} need {need}, and backend {spec.name!r} does not honour {what}. "
+                f"It honours: {', '.join(sorted(spec.honours)) or 'nothing'}"
+            )

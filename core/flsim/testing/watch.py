@@ -1,0 +1,86 @@
+"""What a check sees from outside: which processes live, and what they listen on. By /proc, so on Linux."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def until(true: Callable[[], bool], seconds: float) -> bool:
+    """Wait until ``true()``, at most ``seconds``. Returns whether it is."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)  # what other processes do cannot be waited for otherwise
+    return True
+
+
+_TRACKERS = ("resource_tracker", "semaphore_tracker")
+
+
+def children(of: int | None = None) -> set[int]:
+    """The pids of the living descendants of a process (this one), but Python's and loky's resource trackers."""
+    root = of or os.getpid()
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        pid = int(stat.parent.name)
+        if fields[0] != "Z" and not any(t in command(pid) for t in _TRACKERS):
+            parents[pid] = int(fields[1])
+    found = {root}
+    while more := {p for p, parent in parents.items() if parent in found and p not in found}:
+        found |= more
+    return found - {root}
+
+
+def alive(pid: int) -> bool:
+    """Whether this process lives."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def command(pid: int) -> str:
+    """The command line of a process; empty where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def kill(pid: int) -> None:
+    """kill -9, and wait until it is gone."""
+    os.kill(pid, signal.SIGKILL)
+    assert until(lambda: not alive(pid), 10), f"process {pid} outlives SIGKILL"
+
+
+def listening(pids: set[int]) -> set[str]:
+    """``address port`` of each TCP socket that these processes listen on."""
+    sockets: dict[str, str] = {}
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                address, port = fields[1].split(":")
+                # The kernel writes each 32-bit word of an address in the host's byte order.
+                words = [bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8)]
+                sockets[fields[9]] = f"{socket.inet_ntop(family, b''.join(words))} {int(port, 16)}"
+    found = set()
+    for pid in pids:
+        for fd in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                target = str(fd.readlink())
+            except OSError:  # it was closed meanwhile
+                continue
+            if target.startswith("socket:[") and target[8:-1] in sockets:
+                found.add(sockets[target[8:-1]])
+    return found
