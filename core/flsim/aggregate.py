@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,7 +23,7 @@ def weighted_mean(replies: Iterable[Message], weighted_by_key: str = "num-exampl
         weighted_by_key: a metric that each reply has, such as its number of examples; it is not averaged itself.
 
     Returns:
-        Records of the same names: arrays of the shape and dtype they came with (whole numbers are rounded),
+        Records of the same names: arrays of the shape and dtype they came with (whole numbers and bools are rounded),
         metrics as floats. ConfigRecords are left out.
 
     Raises:
@@ -62,24 +63,33 @@ class _Mean:
         arrays, metrics = content.array_records, content.metric_records
         if self._first < 0:
             self._first = node
-            self._dtypes = {r: {k: a.dtype for k, a in rec.items()} for r, rec in arrays.items()}
-            self._arrays = {
-                r: {k: np.zeros(a.shape, np.result_type(a.dtype, np.float64)) for k, a in rec.items()}
-                for r, rec in arrays.items()
-            }
-            self._metrics = {
-                r: {k: np.zeros(np.shape(v)) for k, v in rec.items() if k != self._key} for r, rec in metrics.items()
-            }
+            self._begin(node, arrays, metrics)
         self._compare(node, self._arrays, arrays)
         self._compare(node, self._metrics, {r: _without(rec, self._key) for r, rec in metrics.items()})
         self._total += weight
         for r, rec in arrays.items():
             for k, array in rec.items():
                 total = self._arrays[r][k]
+                if not np.can_cast(array.dtype, total.dtype, "same_kind"):
+                    raise ValueError(
+                        f"the array {k!r} of node {node} is of dtype {array.dtype}, not {self._dtypes[r][k]}"
+                    )
                 total += np.multiply(array, weight, dtype=total.dtype)
         for r, sums in self._metrics.items():
             for k in sums:
                 sums[k] = sums[k] + weight * np.asarray(metrics[r][k], np.float64)
+
+    def _begin(self, node: int, arrays: dict[str, ArrayRecord], metrics: dict[str, MetricRecord]) -> None:
+        import numpy as np
+
+        for r, record in arrays.items():
+            for k, array in record.items():
+                if array.dtype.kind not in "biufc":
+                    raise ValueError(f"the array {k!r} of node {node} is of dtype {array.dtype}, which has no mean")
+            self._dtypes[r] = {k: a.dtype for k, a in record.items()}
+            self._arrays[r] = {k: np.zeros(a.shape, np.result_type(a.dtype, np.float64)) for k, a in record.items()}
+        for r, metric_record in metrics.items():
+            self._metrics[r] = {k: np.zeros(np.shape(v)) for k, v in _without(metric_record, self._key).items()}
 
     def result(self) -> RecordDict:
         import numpy as np
@@ -92,7 +102,7 @@ class _Mean:
             for k, total in sums.items():
                 total /= self._total
                 dtype = self._dtypes[r][k]
-                out[k] = (np.rint(total) if np.issubdtype(dtype, np.integer) else total).astype(dtype)
+                out[k] = (np.rint(total) if dtype.kind in "biu" else total).astype(dtype)
             mean[r] = ArrayRecord(out)
         for r, sums in self._metrics.items():
             mean[r] = MetricRecord({k: (v / self._total).tolist() for k, v in sums.items()})
@@ -102,9 +112,9 @@ class _Mean:
         if not isinstance(content, RecordDict):
             raise ValueError(f"the reply of node {node} holds a {type(content).__name__}, not a RecordDict")
         for record in content.metric_records.values():
-            weight = record.get(self._key)
-            if isinstance(weight, (int, float)):
-                if weight < 0 or weight != weight:
+            if self._key in record:
+                weight = record[self._key]
+                if isinstance(weight, list) or not 0 <= weight < math.inf:
                     raise ValueError(f"the weight {self._key!r} of node {node} is {weight!r}")
                 return float(weight)
         names = [k for rec in content.metric_records.values() for k in rec]
@@ -113,11 +123,20 @@ class _Mean:
     def _compare(self, node: int, ours: dict[str, dict[str, Any]], theirs: Any) -> None:
         import numpy as np
 
-        def shapes(records: Any) -> dict[str, dict[str, tuple[int, ...]]]:
-            return {r: {k: np.shape(v) for k, v in rec.items()} for r, rec in records.items()}
+        def shapes(records: Any) -> dict[str, tuple[int, ...]]:
+            named = {f"{r}.{k}": np.shape(v) for r, rec in records.items() for k, v in rec.items()}
+            return named | dict.fromkeys(records, ())
 
-        if (a := shapes(ours)) != (b := shapes(theirs)):
-            raise ValueError(f"the reply of node {node} does not match that of node {self._first}: {b}, not {a}")
+        a, b = shapes(ours), shapes(theirs)
+        if a != b:
+            names = sorted(n for n in a.keys() | b.keys() if a.get(n) != b.get(n))
+            shown = ", ".join(f"{n} is {_shape(b.get(n))}, not {_shape(a.get(n))}" for n in names[:3])
+            more = f", and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(f"the reply of node {node} does not match that of node {self._first}: {shown}{more}")
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"of shape {shape}"
 
 
 def _without(record: MetricRecord | ConfigRecord, key: str) -> dict[str, Any]:

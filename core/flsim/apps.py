@@ -6,6 +6,7 @@ The names and their meaning are Flower's (``flwr.clientapp``, ``flwr.serverapp``
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,9 +40,9 @@ class Context:
     run_id: int
     node_id: int
     node_config: Mapping[str, Scalar]
-    run_config: Mapping[str, Scalar]
     state: RecordDict
-    _seed: tuple[int, tuple[int, ...]]
+    run_config: Mapping[str, Scalar]
+    _seed: tuple[int, tuple[int, ...]] = (0, ())
     _rng: np.random.Generator | None = None
 
     @property
@@ -69,13 +70,17 @@ class _WithLifespan:
 
     _lifespan: Callable[[Context], contextlib.AbstractContextManager[None]] | None = None
 
-    def lifespan(self) -> Callable[[Lifespan], Lifespan]:
+    def lifespan(self, *without_parentheses: Any) -> Callable[[Lifespan], Lifespan]:
         """Register a generator of one ``yield``: what stands before it runs before the app is called, and
         what stands after it runs afterwards, also when the call raised."""
+
+        _refuse(without_parentheses, "lifespan")
 
         def register(fn: Lifespan) -> Lifespan:
             if self._lifespan is not None:
                 raise ValueError("this app has a lifespan already")
+            if not inspect.isgeneratorfunction(fn):
+                raise TypeError(f"a lifespan is a generator with one yield, and {_name(fn)} has no yield")
             self._lifespan = contextlib.contextmanager(fn)
             return fn
 
@@ -96,13 +101,13 @@ class ClientApp(_WithLifespan):
         mods: functions ``mod(msg, context, call_next) -> Message`` around each handler, the first outermost.
     """
 
-    def __init__(self, mods: Sequence[Mod] = ()) -> None:
-        self._mods = tuple(mods)
+    def __init__(self, mods: Sequence[Mod] | None = None) -> None:
+        self._mods = tuple(mods or ())
         self._handlers: dict[str, Handler] = {}
 
-    def _register(self, category: str, action: str | None, mods: Sequence[Mod]) -> Callable[[Handler], Handler]:
+    def _register(self, category: str, action: str | None, mods: Sequence[Mod] | None) -> Callable[[Handler], Handler]:
         if callable(action):
-            raise TypeError(f"write @app.{category}() with its parentheses")
+            _refuse((action,), category)
         if action is not None and not action.isidentifier():
             raise ValueError(f"an action is a Python identifier, not {action!r}")
         key = f"{category}.{action}" if action else category
@@ -111,22 +116,22 @@ class ClientApp(_WithLifespan):
             if key in self._handlers:
                 raise ValueError(f"this ClientApp handles {key!r} already, by {_name(self._handlers[key])}")
             handler = fn
-            for mod in reversed((*self._mods, *mods)):
+            for mod in reversed((*self._mods, *(mods or ()))):
                 handler = partial(_call_mod, mod, handler)
             self._handlers[key] = handler
             return fn
 
         return register
 
-    def train(self, action: str | None = None, *, mods: Sequence[Mod] = ()) -> Callable[[Handler], Handler]:
+    def train(self, action: str | None = None, *, mods: Sequence[Mod] | None = None) -> Callable[[Handler], Handler]:
         """Register the handler of ``train`` messages, or with ``action`` of ``train.ACTION``."""
         return self._register("train", action, mods)
 
-    def evaluate(self, action: str | None = None, *, mods: Sequence[Mod] = ()) -> Callable[[Handler], Handler]:
+    def evaluate(self, action: str | None = None, *, mods: Sequence[Mod] | None = None) -> Callable[[Handler], Handler]:
         """Register the handler of ``evaluate`` messages, or with ``action`` of ``evaluate.ACTION``."""
         return self._register("evaluate", action, mods)
 
-    def query(self, action: str | None = None, *, mods: Sequence[Mod] = ()) -> Callable[[Handler], Handler]:
+    def query(self, action: str | None = None, *, mods: Sequence[Mod] | None = None) -> Callable[[Handler], Handler]:
         """Register the handler of ``query`` messages, or with ``action`` of ``query.ACTION``."""
         return self._register("query", action, mods)
 
@@ -155,8 +160,9 @@ class ServerApp(_WithLifespan):
 
     _main: Main | None = None
 
-    def main(self) -> Callable[[Main], Main]:
+    def main(self, *without_parentheses: Any) -> Callable[[Main], Main]:
         """Register the main function. The run ends when it returns."""
+        _refuse(without_parentheses, "main")
 
         def register(fn: Main) -> Main:
             if self._main is not None:
@@ -178,5 +184,12 @@ def _call_mod(mod: Mod, call_next: Handler, message: Message, context: Context) 
     return mod(message, context, call_next)
 
 
+def _refuse(without_parentheses: tuple[Any, ...], name: str) -> None:
+    if without_parentheses:
+        raise TypeError(f"write @app.{name}() with its parentheses")
+
+
 def _name(fn: Any) -> str:
+    while isinstance(fn, partial):  # a mod around it
+        fn = fn.args[1]
     return getattr(fn, "__qualname__", repr(fn))

@@ -6,7 +6,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class HostOptions:
     cpus: float | None = field(
         default=None, metadata={"help": "cpus that the run may use; default: those this process may use"}
     )
-    memory: str | None = field(
+    memory: str | int | None = field(
         default=None, metadata={"help": 'memory that the run may book, as "8GiB"; default: what the host has'}
     )
 
@@ -108,7 +108,7 @@ class BackendSpec:
     """How a backend is offered to the engine, by its package's ``plugin.py``.
 
     Raises:
-        ValueError: ``honours`` names what there is not.
+        ValueError: ``honours`` names what there is not, or the options are no dataclass with defaults.
     """
 
     name: str
@@ -125,6 +125,11 @@ class BackendSpec:
     """What to type where they are missing."""
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.options, type) and is_dataclass(self.options)):
+            raise ValueError(f"the options of backend {self.name!r} are a dataclass, not {self.options!r}")
+        for option in fields(self.options):
+            if option.default is MISSING and option.default_factory is MISSING:
+                raise ValueError(f"the option {option.name} of backend {self.name!r} has no default")
         if unknown := set(self.honours) - HONOURS:
             raise ValueError(
                 f"backend {self.name!r} honours {', '.join(sorted(unknown))}; known: {', '.join(sorted(HONOURS))}"

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import io
+import re
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -81,6 +82,8 @@ class Reference:
     code: Code
     module: str
     attribute: str
+    file: str = ""
+    """The module's file in the code's folder, where the module is not to be found by its name."""
 
     def __str__(self) -> str:
         return f"{self.module}:{self.attribute}"
@@ -95,6 +98,18 @@ class Reference:
             return self
         folder = _unpacked(self.code.digest, archives[self.code.digest])
         return replace(self, code=replace(self.code, folder=folder))
+
+
+def file_reference(path: Path) -> Reference:
+    """The module of an app that is one file, still without an attribute.
+
+    The module has the file's name, where that is a name, and not that of a module of somebody else.
+    """
+    name = path.stem
+    taken = name in sys.stdlib_module_names or (name in sys.modules and not _is_from(sys.modules[name], path))
+    if taken or not name.isidentifier():
+        name = "app_" + re.sub(r"\W", "_", name)
+    return Reference(Code.of_file(path), name, "", path.name)
 
 
 def import_reference(reference: Reference) -> Any:
@@ -125,21 +140,21 @@ def import_module(reference: Reference) -> ModuleType:
         _Imported.before = frozenset(sys.modules)
         sys.path.insert(0, code.folder)
         importlib.invalidate_caches()
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is written to the app's folder
     try:
-        if all(part.isidentifier() for part in reference.module.split(".")):
-            return importlib.import_module(reference.module)
-        return _import_file(reference)
+        return _import_file(reference) if reference.file else importlib.import_module(reference.module)
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as e:  # an import runs the app's code, which may raise anything, SystemExit included
         raise AppLoadError(f"{reference.module} cannot be imported from {code.folder}:\n{traceback_of(e)}") from e
+    finally:
+        sys.dont_write_bytecode = writes
 
 
 def _import_file(reference: Reference) -> ModuleType:
-    """Import a file whose name is no module name, such as ``my-app.py``."""
     if (module := sys.modules.get(reference.module)) is not None:
         return module
-    file = Path(reference.code.folder, f"{reference.module}.py")
+    file = Path(reference.code.folder, reference.file)
     spec = importlib.util.spec_from_file_location(reference.module, file)
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} cannot be imported")
@@ -159,11 +174,16 @@ def _forget() -> None:
         return
     folder = _Imported.code.folder
     for name in set(sys.modules) - _Imported.before:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file and Path(file).is_relative_to(folder):
+        if _is_from(sys.modules[name], Path(folder)):
             del sys.modules[name]
     while folder in sys.path:
         sys.path.remove(folder)
+
+
+def _is_from(module: ModuleType, path: Path) -> bool:
+    """Whether ``module`` is this file, or is from this folder; a package without an ``__init__`` has no file."""
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    return any(place and Path(place).is_relative_to(path) for place in places)
 
 
 def _digest(folder: Path, files: Iterable[str]) -> str:

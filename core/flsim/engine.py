@@ -75,7 +75,7 @@ class Run:
             grid = Grid(self._link, self._observers)
             run_config = MappingProxyType(dict(project.config))
             seed = (plan.seed, (SERVER_NODE_ID,))
-            context = Context(self._run_id, SERVER_NODE_ID, {}, run_config, RecordDict(), seed)
+            context = Context(self._run_id, SERVER_NODE_ID, {}, RecordDict(), run_config, seed)
             with kept_globals():
                 seed_globals(*seed)
                 begun = time.perf_counter()

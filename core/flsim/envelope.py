@@ -18,7 +18,7 @@ TRACEBACK_LIMIT = 16 * 1024
 
 
 _OURS = frozenset((
-    "flsim.apps", "flsim.engine", "flsim.plan", "flsim.project", "flsim.worker", "flsim.cli.run", "contextlib",
+    "flsim.apps", "flsim.code", "flsim.engine", "flsim.plan", "flsim.worker", "flsim.cli.run", "contextlib",
     "importlib", "importlib._bootstrap", "importlib._bootstrap_external",
 ))  # fmt: skip
 """Modules that stand between the engine and the app's first line."""
@@ -39,7 +39,7 @@ def traceback_of(error: BaseException) -> str:
     while frames is not None and frames.tb_frame.f_globals.get("__name__") in _OURS:
         frames = frames.tb_next
     try:
-        lines = traceback.format_exception(type(error), error, frames or error.__traceback__)
+        lines = traceback.format_exception(type(error), error, frames)
     except BaseException:  # as in describe: formatting calls the user's __str__ and __repr__
         lines = [*traceback.format_tb(frames), describe(error)]
     text = "".join(lines)

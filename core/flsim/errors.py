@@ -49,6 +49,15 @@ class UnknownName(InputError, LookupError):
     def __str__(self) -> str:
         return str(self.args[0])
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _unknown_name, self.args
+
+
+def _unknown_name(text: str) -> UnknownName:
+    error = UnknownName.__new__(UnknownName)
+    error.args = (text,)
+    return error
+
 
 class BackendUnavailable(InputError):
     """A backend that is known but cannot run here."""

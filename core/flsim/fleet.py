@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flsim.code import Reference
 from flsim.errors import ConfigError, UnknownName
 from flsim.resources import Resources
 
@@ -35,6 +36,11 @@ class Kind:
     def __post_init__(self) -> None:
         if isinstance(self.nodes, bool) or not isinstance(self.nodes, int) or self.nodes < 1:
             raise ConfigError(f"nodes is a whole number, one or more, not {self.nodes!r}")
+        if not callable(self.client) and not isinstance(self.client, Reference):
+            raise ConfigError(f"the client of kind {self.name!r} is a ClientApp, or makes one, not {self.client!r}")
+        for key in ("partition-id", "num-partitions"):
+            if key in self.config:
+                raise ConfigError(f"the config of kind {self.name!r} cannot have {key}, which the engine sets")
 
 
 class Fleet:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flsim.events import Observers, Reported
 from flsim.fleet import Scalar
 from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
+from flsim.records import plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,8 +146,7 @@ class Grid:
         Raises:
             TypeError: a metric is no bool, int, float or str (numpy's scalars are converted).
         """
-        plain = {k: _plain(k, v) for k, v in metrics.items()}
-        reported = Reported(int(round), plain, node)
+        reported = Reported(int(round), {k: _scalar(k, v) for k, v in metrics.items()}, node)
         self._reports.append(reported)
         self._observers.put(reported)
 
@@ -173,12 +173,8 @@ class Grid:
         return Message.restore(meta, None, error)
 
 
-def _plain(key: str, value: object) -> Scalar:
+def _scalar(key: str, value: object) -> Scalar:
+    value = plain(value)
     if isinstance(value, (bool, int, float, str)):
         return value
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "ndim", None) == 0:
-        plain = item()
-        if isinstance(plain, (bool, int, float, str)):
-            return plain
     raise TypeError(f"metric {key!r} is a bool, int, float or str, not {type(value).__name__}")

@@ -110,8 +110,16 @@ class Message:
             )  # fmt: skip
         elif dst_node_id is None or message_type is None:
             raise TypeError("a message needs dst_node_id and message_type, a reply needs reply_to")
+        elif type(content) is Error:
+            raise TypeError("an error is a reply: give reply_to, and no destination")
+        elif not isinstance(message_type, str) or not hasattr(dst_node_id, "__index__"):
+            raise TypeError(
+                f"a message has a node id and a type, as (content, 2, 'train'), not {dst_node_id!r}, {message_type!r}"
+            )
         else:
-            self.metadata = Metadata(0, "", SERVER_NODE_ID, dst_node_id, message_type, group_id, time.time(), ttl, "")
+            self.metadata = Metadata(
+                0, "", SERVER_NODE_ID, int(dst_node_id), message_type, group_id, time.time(), ttl, ""
+            )
         if ttl is not None and not ttl > 0:
             raise ValueError(f"ttl is the seconds from push to reply, so it must be positive, not {ttl!r}")
         if type(content) is Error:

@@ -29,7 +29,8 @@ def parse_assignments(flag: str, assignments: Iterable[str]) -> dict[str, Any]:
 
 def _toml_or_text(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        # A line break would end the value, and what follows would be another key.
+        return text if "\n" in text else tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 

@@ -55,7 +55,7 @@ class Encoder:
 
     def __init__(self) -> None:
         self._blobs: dict[int, tuple[Any, Blob]] = {}
-        self._copies: dict[tuple[int, int], bytes] = {}
+        self._copies: dict[tuple[int, int], tuple[memoryview, bytes]] = {}
 
     def encode(self, content: Any) -> Blob:
         """Encode ``content``, copying its buffers. Raises whatever its pickling raises."""
@@ -68,10 +68,10 @@ class Encoder:
 
     def _copy(self, raw: memoryview) -> bytes:
         key = (_address(raw), raw.nbytes)
-        copy = self._copies.get(key)
-        if copy is None:
-            copy = self._copies[key] = bytes(raw)
-        return copy
+        known = self._copies.get(key)
+        if known is None:
+            known = self._copies[key] = raw, bytes(raw)  # holding the memory keeps its address its own
+        return known[1]
 
 
 def encode(content: Any, copy: Callable[[memoryview], Buffer] = bytes) -> Blob:

@@ -43,7 +43,7 @@ def run(
         options: the backend's, beside or instead of what the app says.
         config: the app's ``run_config``, beside or instead of what the app says.
         seed: makes the run repeatable; None: what the app says, else one is drawn.
-        resources: what one ClientApp needs, as Resources or as a dict of its fields.
+        resources: what one ClientApp needs: Resources instead of what the app says, a dict of its fields beside it.
         quiet: show nothing; otherwise a line a round goes to stderr.
 
     Raises:
@@ -56,10 +56,11 @@ def run(
     project = _project(app, client, nodes)
     if config:
         project = project.with_config(config)
-    if resources is not None:
-        if not isinstance(resources, Resources):
-            resources = parse_resources(resources)
+    if isinstance(resources, Resources):
         project = project.with_resources({f.name: getattr(resources, f.name) for f in dataclasses.fields(resources)})
+    elif resources is not None:
+        parse_resources(resources)
+        project = project.with_resources(resources)
     plan = make_plan(plugins, project, backend=backend, options=options or {}, seed=seed)
     return plan.run(plan.observers(plugins, None if quiet else sys.stderr))
 

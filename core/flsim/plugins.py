@@ -65,7 +65,11 @@ class Plugins:
                 self.manager.register(module, name=f"{entry.name} ({name})")
                 self.manager.check_pending()
             specs = module.flsim_backends() if hasattr(module, "flsim_backends") else []
-        except Exception as e:  # a plugin is foreign code: its fault is a row in the list, never ours
+            if not isinstance(specs, list) or not all(isinstance(s, BackendSpec) for s in specs):
+                raise TypeError(f"flsim_backends returns a list of BackendSpec, not {specs!r}")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:  # a plugin is foreign code: its fault is a row in the list, never ours
             error, specs = f"{type(e).__name__}: {e}", []
             if (broken := self.manager.get_plugin(f"{entry.name} ({name})")) is not None:
                 self.manager.unregister(broken)
@@ -106,9 +110,8 @@ class Plugins:
     def default_backend(self) -> Registered:
         """The backend of a run that names none. Raises as :meth:`backend`."""
         for name in DEFAULT_BACKENDS:
-            offers = self._offers.get(name, [])
-            if len(offers) == 1 and not offers[0].missing:
-                return offers[0]
+            if any(not offer.missing for offer in self._offers.get(name, [])):
+                return self.backend(name)
         return self.backend(DEFAULT_BACKENDS[-1])
 
 

@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from flsim.apps import ClientApp, ServerApp
-from flsim.code import Code, Reference, import_module, import_reference
+from flsim.code import Code, Reference, file_reference, import_module, import_reference
 from flsim.errors import ConfigError, InputError, UnknownName
-from flsim.fleet import Kind, Scalar
+from flsim.fleet import Fleet, Kind, Scalar
 from flsim.resources import Resources
 
 
@@ -43,10 +43,11 @@ class Project:
     def with_config(self, changes: Mapping[str, Scalar]) -> Project:
         """A copy with ``changes`` in its config. Raises UnknownName or ConfigError."""
         config = dict(self.config)
-        for key, value in changes.items():
-            if self.declared and key not in config:
-                raise UnknownName("config key", key, config, "Keys are declared under [tool.flsim.config].")
-            config[key] = _like(f"config {key}", value, config.get(key, value))
+        for name, given in changes.items():
+            for key, value in ({name: given} if name in config else flatten({name: given})).items():
+                if self.declared and key not in config:
+                    raise UnknownName("config key", key, config, "Keys are declared under [tool.flsim.config].")
+                config[key] = _like(f"config {key}", value, config.get(key, value))
         return dataclasses.replace(self, config=config)
 
     def with_resources(self, changes: Mapping[str, Any]) -> Project:
@@ -84,7 +85,7 @@ def load_project(path: str | Path) -> Project:
 
 
 def _from_file(path: Path) -> Project:
-    reference = Reference(Code.of_file(path), path.stem, "")
+    reference = file_reference(path)
     module = import_module(reference)
     server = _only(module, ServerApp, path)
     client = _only(module, ClientApp, path)
@@ -128,6 +129,9 @@ def _from_folder(folder: Path) -> Project:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ConfigError(f"{file}: {e}") from None
+    for key in ("tool", "project"):
+        if not isinstance(data.get(key, {}), dict):
+            raise ConfigError(f"{file}: {key} is a table, not {data[key]!r}")
     tool = data.get("tool", {}).get("flsim")
     if not isinstance(tool, dict):
         raise ConfigError(f"{file} has no [tool.flsim] table, so {folder.name} is no flsim app")
@@ -163,20 +167,38 @@ def _from_table(data: Mapping[str, Any], tool: Mapping[str, Any], folder: Path) 
             _known("key of [[tool.flsim.kinds]]", table, _KIND_KEYS)
     else:
         tables = [{"name": "default", **{k: tool[k] for k in ("client", "nodes", "resources") if k in tool}}]
-    kinds = tuple(_kind(t, reference("client", t)) for t in tables)
+    kinds = []
+    for table in tables:
+        try:
+            kinds.append(_kind(table, reference("client", table)))
+        except InputError as e:
+            if "kinds" in tool:
+                e.args = (f"kind {table.get('name', '?')!r}: {e}", *e.args[1:])
+            raise
+    Fleet(kinds)
     project = Project(
         name=_name(data, folder),
         server=server,
-        kinds=kinds,
+        kinds=tuple(kinds),
         config=flatten(_table("config", tool)),
         seed=check_seed(tool["seed"]) if "seed" in tool else None,
         backend=_string("backend", tool["backend"]) if "backend" in tool else None,
         options={k: _table(k, _table("backends", tool)) for k in _table("backends", tool)},
         requirements=_requirements(data),
     )
-    for ref in (project.server, *(k.client for k in kinds)):
-        import_reference(ref)
+    _check_app("server", project.server, ClientApp)
+    for kind in kinds:
+        _check_app("client", kind.client, ServerApp)
     return project
+
+
+def _check_app(key: str, reference: Reference, other: type) -> None:
+    app = import_reference(reference)
+    if isinstance(app, other) or not callable(app):
+        what = f"a {type(app).__name__}" if callable(app) else f"{app!r}"
+        raise ConfigError(
+            f"{key} = {str(reference)!r} is {what}, and no {'ServerApp' if key == 'server' else 'ClientApp'}"
+        )
 
 
 def _kind(table: Mapping[str, Any], client: Reference) -> Kind:
@@ -212,11 +234,14 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
     flat: dict[str, Scalar] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
+            more = flatten(value, f"{prefix}{key}.")
         elif isinstance(value, (bool, int, float, str)):
-            flat[prefix + key] = value
+            more = {prefix + key: value}
         else:
             raise ConfigError(f"config {prefix}{key} is a bool, int, float or str, not {type(value).__name__}")
+        if both := more.keys() & flat.keys():
+            raise ConfigError(f"config {min(both)} is given twice")
+        flat.update(more)
     return flat
 
 

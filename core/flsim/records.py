@@ -54,9 +54,16 @@ class _Record(MutableMapping[str, V]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._items!r})"
 
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._items == other._items
+
+    __hash__ = None  # type: ignore[assignment]  # as of any mutable mapping
+
     def copy(self) -> Any:
         """A record of its own with the same values (arrays are read-only, so they are shared)."""
-        return _restore(type(self), dict(self._items))
+        return _restore(type(self), {k: v.copy() if hasattr(v, "copy") else v for k, v in self._items.items()})
+
+    __copy__ = copy
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self._items)
@@ -76,6 +83,8 @@ class ArrayRecord(_Record["Array"]):
 
     def __init__(self, arrays: Mapping[str, Any] | Sequence[Any] | None = None) -> None:
         if arrays is not None and not isinstance(arrays, Mapping):
+            if not isinstance(arrays, (list, tuple)):
+                raise TypeError(f"arrays are a mapping from names, or a list, not {type(arrays).__name__}")
             arrays = {str(i): a for i, a in enumerate(arrays)}
         super().__init__(arrays)
 
@@ -107,13 +116,13 @@ class ArrayRecord(_Record["Array"]):
     def __eq__(self, other: object) -> bool:
         import numpy as np
 
-        if not isinstance(other, ArrayRecord):
-            return NotImplemented
-        return list(self) == list(other) and all(
-            a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(self.values(), other.values(), strict=True)
+        return (
+            isinstance(other, ArrayRecord)
+            and list(self) == list(other)
+            and all(a.dtype == other[k].dtype and np.array_equal(a, other[k]) for k, a in self.items())
         )
 
-    __hash__ = None  # type: ignore[assignment]  # as of any mutable mapping
+    __hash__ = None  # as of any mutable mapping
 
     def to_numpy_ndarrays(self, *, copy: bool = True) -> list[Array]:
         """The arrays in order: copies to write into, or with ``copy=False`` read-only views."""
@@ -147,6 +156,7 @@ class MetricRecord(_Record["int | float | list[int] | list[float]"]):
 
 
 Scalar = bool | int | float | str | bytes
+_SCALARS = frozenset((bool, int, float, str, bytes))
 
 
 class ConfigRecord(_Record["Scalar | list[Scalar]"]):
@@ -159,10 +169,14 @@ class ConfigRecord(_Record["Scalar | list[Scalar]"]):
     __slots__ = ()
 
     def _checked(self, key: str, value: Any) -> Scalar | list[Scalar]:
-        if isinstance(value, (bool, int, float, str, bytes)):
-            return value
-        if isinstance(value, (list, tuple)) and all(isinstance(v, (bool, int, float, str, bytes)) for v in value):
-            return list(value)
+        if type(value) in _SCALARS:
+            return cast("Scalar", value)
+        if isinstance(value, (list, tuple)):
+            scalars = [plain(v) for v in value]
+            if all(type(v) in _SCALARS for v in scalars):
+                return scalars
+        elif type(scalar := plain(value)) in _SCALARS:
+            return cast("Scalar", scalar)
         raise TypeError(
             f"config {key!r} is a bool, int, float, str, bytes or a list of them, not {type(value).__name__}"
         )
@@ -205,13 +219,16 @@ class RecordDict(_Record[Any]):
         return self._of(ConfigRecord)
 
 
+def plain(value: Any) -> Any:
+    """``value``, or where it is a scalar of numpy's, or of another library that has arrays, Python's own."""
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
+
+
 def _number(key: str, value: Any) -> int | float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    value = plain(value)
+    if type(value) is float or type(value) is int:
         return value
-    if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        item = value.item()
-        if type(item) in (int, float):
-            return cast("int | float", item)
     raise TypeError(f"metric {key!r} is an int, a float or a list of them, not {type(value).__name__}: {value!r}")
 
 

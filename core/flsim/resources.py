@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 from flsim.errors import ConfigError
 
 UNIT = 10_000
-"""Amounts are booked as whole ten-thousandths, so that ten times 0.1 is 1."""
+"""Amounts are booked as whole ten-thousandths, rounded down, so that ten times 0.1 and six times a sixth are 1."""
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
           "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}  # fmt: skip
 
 
-def parse_bytes(value: int | float | str) -> int:
+def parse_bytes(value: object) -> int:
     """Bytes of a size such as ``2147483648``, ``"2GiB"`` or ``"500 MB"``. Raises ConfigError."""
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", value.lower())
         if not match:
             raise ConfigError(f"memory {value!r} is no size; write bytes, or a size such as '2GiB' or '500MB'")
         return int(float(match[1]) * _UNITS[match[2] or ""])
-    if isinstance(value, bool) or value < 0 or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 <= value < math.inf):
         raise ConfigError(f"memory {value!r} is no size; write bytes, or a size such as '2GiB' or '500MB'")
     return int(value)
 
@@ -62,8 +62,8 @@ class Resources:
 
     def amounts(self) -> dict[str, int]:
         """What is asked of each resource, booked units, without the zeros."""
-        amounts = {"cpus": round(self.cpus * UNIT), "gpus": round(self.gpus * UNIT), "memory": self.memory}
-        amounts.update((f"custom {k}", round(v * UNIT)) for k, v in self.custom.items())
+        amounts = {"cpus": int(self.cpus * UNIT), "gpus": int(self.gpus * UNIT), "memory": self.memory}
+        amounts.update((f"custom {k}", int(v * UNIT)) for k, v in self.custom.items())
         return {k: v for k, v in amounts.items() if v}
 
     def __str__(self) -> str:

@@ -92,7 +92,7 @@ def digest(state: RecordDict) -> str:
 
             for key, array in record.items():
                 put(key.encode(), array.dtype.str.encode(), repr(array.shape).encode())
-                sha.update(np.ascontiguousarray(array).data)
+                sha.update(np.ascontiguousarray(array).view(np.uint8).data if array.ndim else array.tobytes())
         else:
             for key, value in record.items():
                 put(key.encode(), type(value).__name__.encode(), repr(value).encode())

@@ -176,7 +176,7 @@ def _answer(
     metadata = Metadata(job.run_id, str(id_), SERVER_NODE_ID, node, type_, group_id, created_at, ttl, "")
     message = Message.restore(metadata, content)
     node_config = {"partition-id": node - FIRST_NODE_ID, "num-partitions": job.nodes, **kind.config}
-    context = Context(job.run_id, node, node_config, job.run_config, state, (job.seed, (node, k)))
+    context = Context(job.run_id, node, node_config, state, job.run_config, (job.seed, (node, k)))
     try:
         if seed:
             seed_globals(job.seed, (node, k))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+import typing
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,10 +18,15 @@ def backends(
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
     """List the backends that are installed, whether each can run here, what it honours, and its options."""
+    from flsim.errors import InputError
     from flsim.plugins import Plugins
 
     plugins = Plugins()
-    rows = [_row(b, plugins) for b in plugins.backends()]
+    try:
+        default = plugins.default_backend().spec.name
+    except InputError:  # its row says why
+        default = ""
+    rows = [_row(b, plugins, default) for b in plugins.backends()]
     broken = [{"plugin": p.name, "distribution": p.distribution, "error": p.error} for p in plugins.found if p.error]
     if as_json:
         typer.echo(json.dumps({"backends": rows, "broken plugins": broken}, indent=2))
@@ -29,7 +36,7 @@ def backends(
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(soft_wrap=not _is_terminal(), highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 1000, soft_wrap=not sys.stdout.isatty(), highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("backend", "from", "can run", "honours", "what it is"):
         table.add_column(column, overflow="fold")
@@ -51,7 +58,7 @@ def backends(
         console.print(escape(text), style="red")
 
 
-def _row(offer: Registered, plugins: Plugins) -> dict[str, Any]:
+def _row(offer: Registered, plugins: Plugins, default: str) -> dict[str, Any]:
     from flsim.errors import InputError
     from flsim.options import type_name
 
@@ -61,23 +68,17 @@ def _row(offer: Registered, plugins: Plugins) -> dict[str, Any]:
         plugins.backend(spec.name)
     except InputError as e:
         problem = str(e)
-    types = __import__("typing").get_type_hints(spec.options)
+    types = typing.get_type_hints(spec.options)
     return {
         "name": spec.name,
         "summary": spec.summary,
         "distribution": offer.plugin.distribution,
         "version": offer.plugin.version,
         "problem": problem,
-        "default": not problem and plugins.default_backend().spec.name == spec.name,
+        "default": not problem and spec.name == default,
         "honours": sorted(spec.honours),
         "options": [
             {"name": f.name, "type": type_name(types[f.name]), "help": f.metadata.get("help", "")}
             for f in dataclasses.fields(spec.options)
         ],
     }
-
-
-def _is_terminal() -> bool:
-    import sys
-
-    return sys.stdout.isatty()
