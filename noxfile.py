@@ -11,19 +11,30 @@ nox.options.reuse_venv = "yes"
 
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-WORKSPACE = ["-e", ".", "-e", "backends/loky"]
-PACKAGES = ["core/flsim", "backends/serial/flsim_serial", "backends/loky/flsim_loky", "plugins/progress/flsim_progress"]
+BACKENDS = ["loky", "dask", "ray"]
+POOL = "docs/examples/flsim-pool"
+SOURCES = {  # each distribution's folder, and what is typed in it
+    ".": ["core/flsim", "backends/serial/flsim_serial", "plugins/progress/flsim_progress", "tests"],
+    **{f"backends/{b}": [f"backends/{b}/flsim_{b}", f"backends/{b}/tests"] for b in BACKENDS},
+    POOL: [f"{POOL}/flsim_pool", f"{POOL}/tests"],
+}
 
 
-def dev(session: nox.Session, *, without: tuple[str, ...] = ()) -> list[str]:
-    """The requirements of the group `dev`, less those that start with one of `without`."""
-    return [r for r in nox.project.dependency_groups(PYPROJECT, "dev") if not r.startswith(without or ("\0",))]
+def editable(*folders: str) -> list[str]:
+    """What pip takes to install these distributions as they are here."""
+    return [argument for folder in folders for argument in ("-e", folder)]
+
+
+def tools(*without: str) -> list[str]:
+    """The requirements of the group `dev`, less our own distributions, and less those named."""
+    requirements = nox.project.dependency_groups(PYPROJECT, "dev")
+    return [r for r in requirements if not r.startswith(("flsim-", *without))]
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff's rules and format."""
-    session.install(*(r for r in dev(session) if r.startswith("ruff")))
+    session.install(*(r for r in tools() if r.startswith("ruff")))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
 
@@ -31,49 +42,76 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy, strict, of sources and tests."""
-    session.install(*WORKSPACE, *dev(session))
-    session.run("mypy", *PACKAGES)
-    for folder in ("tests", "backends/loky/tests"):
+    session.install(*editable(*SOURCES), *tools())
+    folders = [folder for folders in SOURCES.values() for folder in folders]
+    session.run("mypy", *(f for f in folders if not f.endswith("tests")))
+    for folder in (f for f in folders if f.endswith("tests")):
         with session.chdir(folder):  # so that test files are modules of the names by which they import each other
             session.run("mypy", "--config-file", f"{ROOT}/pyproject.toml", ".")
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, with every backend of the workspace."""
-    session.install(*WORKSPACE, *dev(session))
-    session.run("pytest", *session.posargs)
+    """The core's tests, with the backends serial and loky, and a stranger's."""
+    session.install(*editable(".", "backends/loky", POOL), *tools())
+    session.run("pytest", *(session.posargs or ("tests", "backends/loky/tests", f"{POOL}/tests")))
 
 
 @nox.session
 def alone(session: nox.Session) -> None:
     """The core's tests in an environment without any optional backend."""
-    session.install("-e", ".", *dev(session, without=("flsim-", "scikit-learn")))
-    session.run("pytest", "tests", *session.posargs)
+    session.install("-e", ".", *tools("scikit-learn"))
+    session.run("pytest", *(session.posargs or ("tests",)))
+
+
+@nox.session
+@nox.parametrize("backend", ["dask", "ray"])
+def backends(session: nox.Session, backend: str) -> None:
+    """The tests of a backend of clusters, in an environment of its own."""
+    session.install(*editable(".", f"backends/{backend}"), *tools())
+    session.run("pytest", *(session.posargs or (f"backends/{backend}/tests",)))
 
 
 @nox.session
 def wheels(session: nox.Session) -> None:
     """Build all wheels, install them into a fresh environment away from here, import and run."""
-    session.install("build[uv]")
     with tempfile.TemporaryDirectory() as folder:
-        for project in (".", "backends/loky"):
-            session.run("python", "-m", "build", "--installer", "uv", "--wheel", "--outdir", folder, project, silent=True)
-        files = sorted(Path(folder).glob("*.whl"))
-        session.run("python", "-m", "venv", f"{folder}/env")
-        python = f"{folder}/env/bin/python"
-        session.run(python, "-m", "pip", "install", "--quiet", *map(str, files), external=True)
-        examples = Path("docs/examples").resolve()
+        python = fresh(session, folder, *SOURCES)
+        names = ["flsim", "flsim_serial", *(f"flsim_{b}" for b in BACKENDS)]
         with session.chdir(folder):
-            session.run(python, "-c", "import flsim, flsim_serial, flsim_loky; flsim.run", external=True)
+            session.run(python, "-c", f"import {', '.join(names)}; flsim.run", external=True)
             session.run("env/bin/flsim", "backends", external=True)
             for backend in ("serial", "loky"):
-                noop = ("run", f"{examples}/noop", "--set", "rounds=3", "--backend", backend)
+                noop = ("run", f"{ROOT}/docs/examples/noop", "--set", "rounds=3", "--backend", backend)
                 session.run("env/bin/flsim", *noop, external=True)
+
+
+@nox.session
+def stranger(session: nox.Session) -> None:
+    """The example of a third party's backend, beside the engine alone: listed, checked, used."""
+    with tempfile.TemporaryDirectory() as folder:
+        fresh(session, folder, ".", POOL)
+        with session.chdir(folder):
+            session.run("env/bin/flsim", "backends", external=True)
+            session.run("env/bin/flsim", "check", "pool", external=True)
+            noop = ("run", f"{ROOT}/docs/examples/noop", "--set", "rounds=3", "--backend", "pool")
+            session.run("env/bin/flsim", *noop, external=True)
+
+
+def fresh(session: nox.Session, folder: str, *projects: str) -> str:
+    """Build the wheels of `projects` into `folder` and install them there into an environment. Returns its Python."""
+    session.install("build[uv]")
+    for project in projects:
+        session.run("python", "-m", "build", "--installer", "uv", "--wheel", "--outdir", folder, project, silent=True)
+    session.run("python", "-m", "venv", f"{folder}/env")
+    python = f"{folder}/env/bin/python"
+    wheels = sorted(str(p) for p in Path(folder).glob("*.whl"))
+    session.run(python, "-m", "pip", "install", "--quiet", *wheels, external=True)
+    return python
 
 
 @nox.session(default=False)
 def minimums(session: nox.Session) -> None:
-    """The tests with the lowest versions that the packages allow."""
-    session.install("--resolution=lowest-direct", *WORKSPACE, *dev(session))
-    session.run("pytest", *session.posargs)
+    """The core's tests with the lowest versions that the packages allow."""
+    session.install("--resolution=lowest-direct", *editable(".", "backends/loky", POOL), *tools())
+    session.run("pytest", "tests", "backends/loky/tests", *session.posargs)

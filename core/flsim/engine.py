@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flsim.apps import Context
 from flsim.backend import Backend, RunInfo
 from flsim.code import Reference, import_reference
-from flsim.envelope import describe, kept_globals, seed_globals
+from flsim.envelope import Generators, describe, kept_globals, seed_globals
 from flsim.errors import BackendBroken, ConfigError, EncodeError, FlsimError
 from flsim.events import Announced, Observers, RunFinished, RunStarted
 from flsim.fleet import Fleet
@@ -147,9 +147,12 @@ class Run:
         except Exception as e:  # a backend is foreign code, and this is where its name is known
             raise BackendBroken(f"backend {spec.name!r} cannot start: {describe(e)}") from e
         self._places = places
-        own_process = "isolation" in spec.honours or sum(p.leases for p in places.known) <= 1
-        self._sent = JobSent(job, job_digest(job), own_process)
-        if not own_process:
+        generators = Generators.SEED
+        if "isolation" not in spec.honours:
+            alone = sum(p.leases for p in places.known) <= 1
+            generators = Generators.SEED_AND_RESTORE if alone else Generators.LEAVE
+        self._sent = JobSent(job, job_digest(job), generators)
+        if generators is Generators.LEAVE:
             self._announce(
                 f"backend {spec.name} runs several ClientApps in one process: the global random generators "
                 "are not seeded, use context.rng"

@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from enum import IntEnum
 from typing import Any, TextIO, cast
 
 PRINTED_LIMIT = 64 * 1024
@@ -52,6 +53,17 @@ def clean(text: str, limit: int) -> str:
     if cut.isprintable():
         return cut
     return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in cut)
+
+
+class Generators(IntEnum):
+    """What a lease does with the global random generators of its process."""
+
+    LEAVE = 0
+    """Nothing: others use them at the same time."""
+    SEED = 1
+    """Seed them for each message: the process is the lease's own."""
+    SEED_AND_RESTORE = 2
+    """Seed them for each message, and put back what was there: the process is the ServerApp's, too."""
 
 
 def seed_globals(entropy: int, key: tuple[int, ...]) -> None:
@@ -163,8 +175,8 @@ _TEES: list[_Tee] = []
 
 
 @contextlib.contextmanager
-def around_lease(threads: int, *, keep_globals: bool) -> Iterator[Callable[[], str]]:
-    """Limit threads, keep the global generators where asked to, and catch what is printed.
+def around_lease(threads: int, *, restore: bool) -> Iterator[Callable[[], str]]:
+    """Limit threads, restore the global generators afterwards where asked to, and catch what is printed.
 
     Yields a function that returns what was printed since it was last called.
     """
@@ -173,7 +185,7 @@ def around_lease(threads: int, *, keep_globals: bool) -> Iterator[Callable[[], s
     printed: list[str] = []
 
     with contextlib.ExitStack() as stack:
-        if keep_globals:
+        if restore:
             stack.enter_context(kept_globals())
         stack.enter_context(_THREADS.limit(threads))
         for tee in _TEES:

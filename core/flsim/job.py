@@ -11,6 +11,7 @@ import socket
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from importlib import metadata
 from types import MappingProxyType
 from typing import Any
@@ -97,6 +98,7 @@ def _loaded(kind: JobKind, archives: Mapping[str, bytes]) -> JobKind:
     return replace(kind, client=client, makes=inspect.isroutine(client) or inspect.isclass(client))
 
 
+@lru_cache(maxsize=1)
 def worker_name() -> str:
     """How this process is called in what users see: ``host:pid``."""
     return f"{socket.gethostname()}:{os.getpid()}"

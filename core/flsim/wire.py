@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from flsim.envelope import Generators
 from flsim.errors import AppLoadError, BackendBroken
 from flsim.job import Host, worker_name
 from flsim.message import Error
@@ -59,7 +60,7 @@ class Outcome(NamedTuple):
     printed: str
 
 
-def pack_lease(messages: Sequence[Packed], digest: bytes, kind: int, *, own_process: bool) -> Frames:
+def pack_lease(messages: Sequence[Packed], digest: bytes, kind: int, generators: Generators) -> Frames:
     """The Frames of a lease of these messages: each content, and each buffer in it, once."""
     buffers: list[Buffer] = []
     contents: list[Part] = []
@@ -82,7 +83,7 @@ def pack_lease(messages: Sequence[Packed], digest: bytes, kind: int, *, own_proc
         return len(contents) - 1
 
     packed = [(*m[:7], place(m.content), -1 if m.state is None else place(m.state)) for m in messages]
-    header = (LEASE, digest, len(buffers), kind, own_process, contents, packed)
+    header = (LEASE, digest, len(buffers), kind, int(generators), contents, packed)
     return Frames(pickle.dumps(header, protocol=5), buffers)
 
 

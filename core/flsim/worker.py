@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from flsim.apps import Context
-from flsim.envelope import around_lease, describe, seed_globals, traceback_of
+from flsim.envelope import Generators, around_lease, describe, seed_globals, traceback_of
 from flsim.errors import AppLoadError, BackendBroken, WorkerLost
 from flsim.fleet import FIRST_NODE_ID
 from flsim.job import Job, JobKind, inspect_host, known_job, prepare, worker_name
@@ -48,9 +48,7 @@ class JobSent:
 
     job: bytes
     digest: bytes
-    own_process: bool
-    """Whether a lease has its process for itself while it runs. Otherwise the global random generators are left
-    alone, since others use them at the same time."""
+    generators: Generators
 
 
 async def worker_loop(link: LinkState, backend: Backend, sent: JobSent, kind: int) -> None:
@@ -60,7 +58,7 @@ async def worker_loop(link: LinkState, backend: Backend, sent: JobSent, kind: in
     """
     need = link.heart.needs[kind]
     while (lease := await link.pull(kind)) is not None:
-        frames = pack_lease(_packed(lease, link), sent.digest, lease.kind, own_process=sent.own_process)
+        frames = pack_lease(_packed(lease, link), sent.digest, lease.kind, sent.generators)
         try:
             result = await send(link, backend, frames, need, lease.place)
             if wants_job(result):
@@ -127,7 +125,7 @@ def run_lease(frames: Frames, begun: str | None = None) -> Frames:
         what, *asked = pickle.loads(frames.header)
         if what == PROBE:
             return reply(HOST, asdict(inspect_host(*asked)))
-        digest, count, kind, own_process, contents, messages = asked
+        digest, count, kind, generators, contents, messages = asked
         job = prepare(buffers[count]) if len(buffers) > count else known_job(digest)
         if job is None:
             return reply(JOB_WANTED, "")
@@ -139,9 +137,9 @@ def run_lease(frames: Frames, begun: str | None = None) -> Frames:
         return reply(NOT_READ, traceback_of(e))
     out: list[Buffer] = []
     outcomes = []
-    with around_lease(job.kinds[kind].threads, keep_globals=own_process) as printed:
+    with around_lease(job.kinds[kind].threads, restore=generators == Generators.SEED_AND_RESTORE) as printed:
         for message in messages:
-            outcome = _answer(job, job.kinds[kind], own_process, message, contents, buffers, out)
+            outcome = _answer(job, job.kinds[kind], bool(generators), message, contents, buffers, out)
             outcomes.append((*outcome, printed()))
     return reply(DONE, outcomes, out)
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from flsim.aggregate import weighted_mean
 from flsim.apps import Context, ServerApp
 from flsim.code import Code, Reference
-from flsim.envelope import describe
+from flsim.envelope import Generators, describe
 from flsim.errors import Cause, UnsupportedResources, WorkerLost
 from flsim.fleet import Kind
 from flsim.grid import Grid
@@ -367,7 +367,8 @@ def what_start_started_ends_with_a_driver_that_is_killed(subject: Subject) -> No
 
     with _folder() as folder:
         script = "import pickle, sys; from flsim.testing.checks import drive; drive(*pickle.load(sys.stdin.buffer))"
-        with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as driver:
+        environment = {**os.environ, "TMPDIR": str(folder)}  # what it cannot remove goes with the folder
+        with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, env=environment) as driver:
             assert driver.stdin is not None
             driver.stdin.write(cloudpickle.dumps((subject, str(folder))))
             driver.stdin.close()
@@ -426,7 +427,7 @@ def an_app_runs_where_its_folder_is_not(subject: Subject) -> None:
         desk.start()
         blob = encode(RecordDict())
         packed = Packed(1, 2, 0, "query", "", 0.0, None, blob, None)
-        frames = pack_lease([packed], job_digest(job), 0, own_process=True)
+        frames = pack_lease([packed], job_digest(job), 0, Generators.SEED_AND_RESTORE)
         back = desk.result(desk.backend.submit(frames, desk.need, desk.place()))
         assert wants_job(back), "a worker that does not have the job does not ask for it"
         back = desk.result(desk.backend.submit(with_job(frames, job), desk.need, desk.place()))

@@ -13,6 +13,7 @@ from typing import Any
 
 from flsim.apps import ServerApp
 from flsim.backend import Backend, BackendSpec, RunInfo
+from flsim.envelope import Generators
 from flsim.fleet import Kind
 from flsim.job import Job, JobKind, job_digest
 from flsim.options import make_options
@@ -121,7 +122,7 @@ class Desk:
         blob = encode(RecordDict({"plan": ConfigRecord(plan)}))
         message = Packed(self._next, node, 0, f"query.{action}", "", 0.0, None, blob, None)
         self._next += 1
-        frames = pack_lease([message], job_digest(self.info.job), 0, own_process=True)
+        frames = pack_lease([message], job_digest(self.info.job), 0, Generators.SEED_AND_RESTORE)
         return with_job(frames, self.info.job)
 
     def submit(self, action: str, *, place: Place | None = None, **plan: Any) -> Future[Frames]:
