@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flsim.errors import NoReplies
@@ -79,7 +79,7 @@ class _Mean:
             for k in sums:
                 sums[k] = sums[k] + weight * np.asarray(metrics[r][k], np.float64)
 
-    def _begin(self, node: int, arrays: dict[str, ArrayRecord], metrics: dict[str, MetricRecord]) -> None:
+    def _begin(self, node: int, arrays: Mapping[str, ArrayRecord], metrics: Mapping[str, MetricRecord]) -> None:
         import numpy as np
 
         for r, record in arrays.items():

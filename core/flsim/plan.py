@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from flsim.backend import BackendSpec
-from flsim.errors import ConfigError, UnsupportedResources
+from flsim.errors import ConfigError, UnknownName, UnsupportedResources
 from flsim.events import Observer, Observers
 from flsim.fleet import Kind
 from flsim.hooks import RunView
@@ -129,10 +130,21 @@ def make_plan(
     refuse_namesake()
     name = backend or project.backend
     spec = (plugins.backend(name) if name else plugins.default_backend()).spec
+    _check_options(plugins, project)
     made = make_options(spec, {**project.options.get(spec.name, {}), **(options or {})})
     if seed is None:
         seed = project.seed
     return Plan(project, spec, made, secrets.randbits(32) if seed is None else check_seed(seed))
+
+
+def _check_options(plugins: Plugins, project: Project) -> None:
+    """Refuse what no backend would read. Options of a backend that is not installed here are nobody's fault."""
+    specs = {b.spec.name: b.spec for b in plugins.backends()}
+    for name, options in project.options.items():
+        if name in specs:
+            make_options(specs[name], options)
+        elif difflib.get_close_matches(name, specs, cutoff=0.75):
+            raise UnknownName("backend", name, specs, "It is named in [tool.flsim.backends].")
 
 
 def _check_honoured(kind: Kind, spec: BackendSpec) -> None:

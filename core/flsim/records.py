@@ -200,23 +200,54 @@ class RecordDict(_Record[Any]):
         # The records inside go as plain dicts: a call of __reduce__ for each would double the time.
         return _restore_record_dict, ({k: (_NUMBER[type(r)], r._items) for k, r in self._items.items()},)
 
-    def _of(self, kind: type[R]) -> dict[str, R]:
-        return {k: r for k, r in self._items.items() if isinstance(r, kind)}
+    @property
+    def array_records(self) -> MutableMapping[str, ArrayRecord]:
+        """The ArrayRecords, by name; what is put in there is put in here."""
+        return _View(self, ArrayRecord)
 
     @property
-    def array_records(self) -> dict[str, ArrayRecord]:
-        """The ArrayRecords, by name."""
-        return self._of(ArrayRecord)
+    def metric_records(self) -> MutableMapping[str, MetricRecord]:
+        """The MetricRecords, by name; what is put in there is put in here."""
+        return _View(self, MetricRecord)
 
     @property
-    def metric_records(self) -> dict[str, MetricRecord]:
-        """The MetricRecords, by name."""
-        return self._of(MetricRecord)
+    def config_records(self) -> MutableMapping[str, ConfigRecord]:
+        """The ConfigRecords, by name; what is put in there is put in here."""
+        return _View(self, ConfigRecord)
 
-    @property
-    def config_records(self) -> dict[str, ConfigRecord]:
-        """The ConfigRecords, by name."""
-        return self._of(ConfigRecord)
+
+class _View(MutableMapping[str, R]):
+    """The records of one kind in a RecordDict."""
+
+    __slots__ = ("_all", "_kind")
+
+    def __init__(self, all_: RecordDict, kind: type[R]) -> None:
+        self._all = all_
+        self._kind = kind
+
+    def __getitem__(self, key: str) -> R:
+        record = self._all[key]
+        if type(record) is not self._kind:
+            raise KeyError(key)
+        return record
+
+    def __setitem__(self, key: str, value: R) -> None:
+        if type(value) is not self._kind:
+            raise TypeError(f"record {key!r} is a {self._kind.__name__} here, not {type(value).__name__}")
+        self._all[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        self[key]
+        del self._all[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return (k for k, r in self._all.items() if type(r) is self._kind)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
 
 def plain(value: Any) -> Any:

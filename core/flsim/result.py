@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,8 +70,13 @@ class RunResult:
                 }
                 for type_, c in self.counts.items()
             },
-            "metrics": [dict(m) for m in self.metrics],
+            "metrics": [{k: _json(v) for k, v in m.items()} for m in self.metrics],
         }
+
+
+def _json(value: Scalar) -> Scalar | None:
+    """``value``; None for an infinity or what is no number, since JSON has neither."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def digest(state: RecordDict) -> str:

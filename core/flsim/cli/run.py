@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from flsim.events import Event, RunStarted
+
 if TYPE_CHECKING:
-    from flsim.linkstate import Count
     from flsim.plan import Plan
-    from flsim.project import Project
+    from flsim.plugins import Plugins
     from flsim.result import RunResult
 
 
@@ -49,7 +52,32 @@ def run(
     Exit codes: 0 the ServerApp returned and a message got content (or none was sent); 1 the run failed, or every
     message got an error; 2 wrong usage; 130 Ctrl-C; 143 SIGTERM.
     """
-    from flsim.errors import FlsimError
+    with _stdout_for_json() if as_json else contextlib.nullcontext(sys.stdout) as out:
+        plugins, plan = _plan(path, backend, option, nodes, sets, {"cpus": cpus, "gpus": gpus, "memory": memory}, seed)
+        if dry_run:
+            _show_plan(plan, out, as_json)
+            return
+        result = _run(plugins, plan, None if quiet or as_json else out)
+        if as_json:
+            print(json.dumps(result.to_json(), indent=2, allow_nan=False), file=out)
+        elif not quiet:
+            _show_result(result, out)
+    if result.sent and not result.answered:
+        print("error: every message got an error", file=sys.stderr)
+        if quiet or as_json:
+            _show_errors(result, sys.stderr)
+        raise typer.Exit(1)
+
+
+def _plan(
+    path: Path,
+    backend: str | None,
+    option: list[str],
+    nodes: int | None,
+    sets: list[str],
+    needs: dict[str, Any],
+    seed: int | None,
+) -> tuple[Plugins, Plan]:
     from flsim.options import parse_assignments
     from flsim.plan import make_plan
     from flsim.plugins import Plugins
@@ -60,36 +88,59 @@ def run(
     if nodes is not None:
         project = project.with_nodes(nodes)
     project = project.with_config(parse_assignments("--set", sets))
-    needs = {"cpus": cpus, "gpus": gpus, "memory": memory}
     project = project.with_resources({k: v for k, v in needs.items() if v is not None})
-    plan = make_plan(plugins, project, backend=backend, options=parse_assignments("-o", option), seed=seed)
-    if dry_run:
-        _show_plan(plan, project, as_json)
-        return
-    out = sys.stdout
+    options = parse_assignments("-o", option)
+    return plugins, make_plan(plugins, project, backend=backend, options=options, seed=seed)
+
+
+def _run(plugins: Plugins, plan: Plan, out: TextIO | None) -> RunResult:
+    """Run it, and exit with the code that says how it ended."""
+    from flsim.envelope import traceback_of
+    from flsim.errors import AppLoadError, BackendBroken, FlsimError
+
+    started = _Started()
     try:
-        with _terminated(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            result = plan.run(plan.observers(plugins, None if quiet or as_json else out))
+        with _terminated():
+            return plan.run([started, *plan.observers(plugins, out)])
     except KeyboardInterrupt:
         print("interrupted: the run was ended", file=sys.stderr)
         raise typer.Exit(130) from None
     except _Terminated:
         print("terminated: the run was ended", file=sys.stderr)
         raise typer.Exit(143) from None
-    except FlsimError:
-        raise
     except BaseException as e:  # the ServerApp may raise anything, SystemExit included
-        from flsim.envelope import traceback_of
-
+        ours = isinstance(e, FlsimError) and not started.seen
+        if ours or isinstance(e, (AppLoadError, BackendBroken)):
+            raise
         print(f"error: the ServerApp raised\n{traceback_of(e)}", end="", file=sys.stderr)
         raise typer.Exit(1) from None
-    if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=2))
-    elif not quiet:
-        _show_result(result)
-    if result.sent and not result.answered:
-        print("error: every message got an error", file=sys.stderr)
-        raise typer.Exit(1)
+
+
+class _Started:
+    """Knows whether the ServerApp was called, and so whose error it is."""
+
+    seen = False
+
+    def on(self, events: Sequence[Event]) -> None:
+        self.seen = self.seen or any(isinstance(e, RunStarted) for e in events)
+
+    def close(self) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def _stdout_for_json() -> Iterator[TextIO]:
+    """Keep stdout for the result: what else is printed, also by children and past Python, goes to stderr."""
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(ours), "w") as out:
+            yield out
+    finally:
+        sys.stdout.flush()
+        os.dup2(ours, 1)
+        os.close(ours)
 
 
 class _Terminated(BaseException):
@@ -110,9 +161,8 @@ def _terminated() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _show_plan(plan: Plan, project: Project, as_json: bool) -> None:
-    import dataclasses
-
+def _show_plan(plan: Plan, out: TextIO, as_json: bool) -> None:
+    project = plan.project
     shown: dict[str, Any] = {
         "app": project.name,
         "server": str(project.server),
@@ -129,20 +179,21 @@ def _show_plan(plan: Plan, project: Project, as_json: bool) -> None:
         "seed": plan.seed,
     }  # fmt: skip
     if as_json:
-        typer.echo(json.dumps(shown, indent=2))
+        print(json.dumps(shown, indent=2), file=out)
         return
-    typer.echo(f"{shown['app']}: would run server {shown['server']}")
+    print(f"{shown['app']}: would run server {shown['server']}", file=out)
     for kind in shown["kinds"]:
-        typer.echo(f"  {kind['nodes']:,} nodes of kind {kind['name']}: client {kind['client']}, each {kind['needs']}")
-    typer.echo(f"  on {shown['backend']} with {_pairs(shown['options'])}, seed {shown['seed']}")
-    typer.echo(f"  config: {_pairs(shown['config'])}")
+        text = f"  {kind['nodes']:,} nodes of kind {kind['name']}: client {kind['client']}, each {kind['needs']}"
+        print(text, file=out)
+    print(f"  on {shown['backend']} with {_pairs(shown['options'])}, seed {shown['seed']}", file=out)
+    print(f"  config: {_pairs(shown['config'])}", file=out)
 
 
 def _pairs(values: dict[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in values.items() if v is not None) or "defaults"
 
 
-def _show_result(result: RunResult) -> None:
+def _show_result(result: RunResult, out: TextIO) -> None:
     if result.counts:
         from rich.console import Console
         from rich.table import Table
@@ -153,25 +204,26 @@ def _show_result(result: RunResult) -> None:
             table.add_column(column, justify="right")
         for type_, count in result.counts.items():
             table.add_row(type_, f"{count.sent:,}", f"{count.answered:,}", f"{sum(count.errors.values()):,}")
-        Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 100).print(table)
-        for type_, count in result.counts.items():
-            _show_errors(type_, count)
-    typer.echo(
+        Console(file=out, highlight=False, width=None if out.isatty() else 100).print(table)
+        _show_errors(result, out)
+    print(
         f"{result.seconds:.2f} s, {result.messages_per_second:,.0f} messages/s, seed {result.seed}, "
-        f"digest {result.digest[:16]}"
+        f"digest {result.digest[:16]}",
+        file=out,
     )
 
 
 REASONS_SHOWN = 5
 
 
-def _show_errors(type_: str, count: Count) -> None:
+def _show_errors(result: RunResult, out: TextIO) -> None:
     from flsim.envelope import clean
 
-    for name, n in count.errors.most_common():
-        typer.echo(f"  {type_}: {n:,} {name}")
-        reasons = [(r, m) for (code, r), m in count.reasons.most_common() if code == name]
-        for reason, m in reasons[:REASONS_SHOWN]:
-            typer.echo(f"    {m:,} × {clean(reason, 200)}")
-        if len(reasons) > REASONS_SHOWN:
-            typer.echo(f"    … and {len(reasons) - REASONS_SHOWN} other reasons")
+    for type_, count in result.counts.items():
+        for name, n in count.errors.most_common():
+            print(f"  {type_}: {n:,} {name}", file=out)
+            reasons = [(r, m) for (code, r), m in count.reasons.most_common() if code == name]
+            for reason, m in reasons[:REASONS_SHOWN]:
+                print(f"    {m:,} × {clean(reason, 200)}", file=out)
+            if len(reasons) > REASONS_SHOWN:
+                print(f"    … and {len(reasons) - REASONS_SHOWN} other reasons", file=out)
