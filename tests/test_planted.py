@@ -8,6 +8,7 @@ pytest.importorskip("flsim_pool", reason="the example backend flsim-pool is not 
 
 import planted
 
+from flsim.backend import Backend
 from flsim.testing import CHECKS, BackendContract, Subject
 
 FOUND_BY = {
@@ -33,7 +34,7 @@ def what_is_leaked_on_purpose_ends() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("cls", FOUND_BY, ids=lambda cls: cls.__name__)
-def test_a_planted_fault_is_found(cls: type) -> None:
+def test_a_planted_fault_is_found(cls: type[Backend]) -> None:
     (check,) = (c for c in CHECKS if c.name == FOUND_BY[cls])
     result = check.result(Subject(planted.spec_of(cls), {"cpus": 2.0}, patience=3))
     assert result.outcome == "failed", f"{cls.__doc__} is not found by {check.name}"

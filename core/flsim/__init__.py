@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flsim.message import Error as Error
     from flsim.message import ErrorCode as ErrorCode
     from flsim.message import Message as Message
+    from flsim.message import MessageType as MessageType
     from flsim.message import Metadata as Metadata
     from flsim.plan import run as run
     from flsim.records import ArrayRecord as ArrayRecord
@@ -40,6 +41,7 @@ _HOMES = {
     "Error": "message",
     "ErrorCode": "message",
     "Message": "message",
+    "MessageType": "message",
     "Metadata": "message",
     "ArrayRecord": "records",
     "ConfigRecord": "records",

@@ -61,9 +61,6 @@ Mod = Callable[["Message", Context, Handler], "Message"]
 Lifespan = Callable[[Context], Iterator[None]]
 Main = Callable[["Grid", Context], None]
 
-CATEGORIES = ("train", "evaluate", "query")
-"""The message types that a ClientApp has handlers for; ``train.warmup`` is a named action of ``train``."""
-
 
 class _WithLifespan:
     """What both apps share: code around each call."""

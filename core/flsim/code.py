@@ -9,6 +9,7 @@ import importlib.util
 import io
 import re
 import sys
+import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,9 @@ from flsim.folder import HeldFolder
 SHIPPED_LIMIT = 50 * 2**20
 """Bytes of an app's files that are taken to other hosts: code, not data sets."""
 
+FILES_LIMIT = 1000
+"""An app of more files has data among them; then only its Python files are its code."""
+
 
 @dataclass(frozen=True, slots=True)
 class Code:
@@ -39,7 +43,10 @@ class Code:
     @classmethod
     def of_folder(cls, folder: Path) -> Code:
         """All files below ``folder`` but hidden ones, caches and environments."""
-        return cls._of(folder, sorted(str(p.relative_to(folder)) for p in _files(folder)))
+        try:
+            return cls._of(folder, sorted(str(p.relative_to(folder)) for p in _files(folder)))
+        except OSError as e:
+            raise ConfigError(f"the files of the app in {folder} cannot be read: {e}") from e
 
     @classmethod
     def of_file(cls, file: Path) -> Code:
@@ -48,6 +55,8 @@ class Code:
 
     @classmethod
     def _of(cls, folder: Path, files: list[str]) -> Code:
+        if len(files) > FILES_LIMIT:
+            files = [f for f in files if f.endswith(".py")]
         return cls(str(folder), tuple(files), _digest(folder, files))
 
     def intact(self) -> bool:
@@ -127,12 +136,18 @@ def import_reference(reference: Reference) -> Any:
 class _Imported:
     """The code that this process imports from, and which modules were there before: those are not the app's."""
 
+    turn = threading.RLock()
     code: Code | None = None
     before: frozenset[str] = frozenset()
 
 
 def import_module(reference: Reference) -> ModuleType:
     """Import the module of ``reference`` from its folder. Raises AppLoadError with the app's own traceback."""
+    with _Imported.turn:
+        return _import(reference)
+
+
+def _import(reference: Reference) -> ModuleType:
     code = reference.code
     if _Imported.code != code:
         _forget()

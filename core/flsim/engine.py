@@ -72,6 +72,7 @@ class Run:
         begun, error = time.perf_counter(), ""
         try:
             self._on_loop(self._start(job, folder))
+            self._observers.flush()  # so that the first line is about the run, and not the app's
             grid = Grid(self._link, self._observers)
             run_config = MappingProxyType(dict(project.config))
             seed = (plan.seed, (SERVER_NODE_ID,))

@@ -137,7 +137,7 @@ class Observers:
     """Tells the observers, in batches, from a thread of its own. One that raises is reported once and unplugged."""
 
     observers: list[Observer]
-    _events: queue.SimpleQueue[Event | None] = field(default_factory=queue.SimpleQueue)
+    _events: queue.SimpleQueue[Event | threading.Event | None] = field(default_factory=queue.SimpleQueue)
     _thread: threading.Thread | None = None
 
     def __bool__(self) -> bool:
@@ -154,6 +154,13 @@ class Observers:
         if self._thread is not None:
             self._events.put(event)
 
+    def flush(self) -> None:
+        """Wait until all that has happened so far is told."""
+        if self._thread is not None:
+            told = threading.Event()
+            self._events.put(told)
+            told.wait()
+
     def close(self) -> None:
         """Tell what is left, and close the observers."""
         if self._thread is not None:
@@ -168,9 +175,12 @@ class Observers:
             while not self._events.empty():
                 batch.append(self._events.get())
             over = None in batch
-            events = [e for e in batch if e is not None]
+            events = [e for e in batch if e is not None and not isinstance(e, threading.Event)]
             if events:
                 self._each(methodcaller("on", events))
+            for told in batch:
+                if isinstance(told, threading.Event):
+                    told.set()
         self._each(methodcaller("close"))
 
     def _each(self, call: Callable[[Observer], None]) -> None:

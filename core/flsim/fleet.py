@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flsim.apps import ServerApp
 from flsim.code import Reference
 from flsim.errors import ConfigError, UnknownName
 from flsim.resources import Resources
@@ -36,11 +37,30 @@ class Kind:
     def __post_init__(self) -> None:
         if isinstance(self.nodes, bool) or not isinstance(self.nodes, int) or self.nodes < 1:
             raise ConfigError(f"nodes is a whole number, one or more, not {self.nodes!r}")
-        if not callable(self.client) and not isinstance(self.client, Reference):
+        if not isinstance(self.name, str):
+            raise ConfigError(f"the name of a kind is a string, not {self.name!r}")
+        object.__setattr__(self, "config", flatten(self.config))
+        if isinstance(self.client, ServerApp) or not (callable(self.client) or isinstance(self.client, Reference)):
             raise ConfigError(f"the client of kind {self.name!r} is a ClientApp, or makes one, not {self.client!r}")
         for key in ("partition-id", "num-partitions"):
             if key in self.config:
                 raise ConfigError(f"the config of kind {self.name!r} cannot have {key}, which the engine sets")
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """Nested tables as one, ``{"a": {"b": 1}}`` as ``{"a.b": 1}``. Raises ConfigError for other than scalars."""
+    flat: dict[str, Scalar] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            more = flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, (bool, int, float, str)):
+            more = {prefix + key: value}
+        else:
+            raise ConfigError(f"config {prefix}{key} is a bool, int, float or str, not {type(value).__name__}")
+        if both := more.keys() & flat.keys():
+            raise ConfigError(f"config {min(both)} is given twice")
+        flat.update(more)
+    return flat
 
 
 class Fleet:

@@ -232,8 +232,8 @@ class LinkState:
                     self._deliver(entry, content, error, outcome)
                     ended.append((entry, error, outcome))
             self._sizes.learn(lease, outcomes, now)
-        if ended:
-            self._observers.put(Returned(worker, ended))
+            if ended:  # under the lock, so that what the ServerApp reports of it comes after it
+                self._observers.put(Returned(worker, ended))
 
     def lost(self, lease: Lease, lost: WorkerLost) -> None:
         """A worker took this lease with it."""

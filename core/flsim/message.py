@@ -14,6 +14,14 @@ SERVER_NODE_ID = 1
 """The ServerApp's node id; virtual nodes are numbered from 2."""
 
 
+class MessageType:
+    """The types of message that a ClientApp has decorators for; ``train.warmup`` is a named action of ``train``."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    QUERY = "query"
+
+
 class ErrorCode(IntEnum):
     """Why a message was not answered with content. 0 to 8 are Flower's."""
 
@@ -101,6 +109,8 @@ class Message:
         reply_to: Message | None = None,
     ) -> None:
         if reply_to is not None:
+            if not isinstance(reply_to, Message):
+                raise TypeError(f"reply_to is the Message that is answered, not {reply_to!r}")
             if dst_node_id is not None or message_type is not None:
                 raise TypeError("a reply goes where its message came from: give reply_to alone")
             of = reply_to.metadata
@@ -120,7 +130,7 @@ class Message:
             self.metadata = Metadata(
                 0, "", SERVER_NODE_ID, int(dst_node_id), message_type, group_id, time.time(), ttl, ""
             )
-        if ttl is not None and not ttl > 0:
+        if ttl is not None and not (isinstance(ttl, (int, float)) and ttl > 0):
             raise ValueError(f"ttl is the seconds from push to reply, so it must be positive, not {ttl!r}")
         if type(content) is Error:
             self._content, self._error = None, content

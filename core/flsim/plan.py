@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from flsim.apps import ClientApp
 from flsim.backend import BackendSpec
 from flsim.errors import ConfigError, UnknownName, UnsupportedResources
 from flsim.events import Observer, Observers
@@ -72,9 +73,14 @@ def _project(app: Any, client: Any, nodes: int | None) -> Project:
             raise ConfigError("client goes with a ServerApp; an app at a path names its own")
         project = load_project(app)
         return project if nodes is None else project.with_nodes(nodes)
+    if isinstance(app, ClientApp) or not callable(app):
+        raise ConfigError(f"app is a path or a ServerApp, not {app!r}")
     if client is None:
         raise ConfigError("a ServerApp needs its client: a ClientApp, or a list of Kind")
     if isinstance(client, (list, tuple)):
+        for kind in client:
+            if not isinstance(kind, Kind):
+                raise ConfigError(f"a list of clients is one of Kind(name, client, nodes), and {kind!r} is none")
         if nodes is not None:
             raise ConfigError("nodes is for a fleet of one kind; a list of Kind says how many nodes each has")
         kinds = tuple(client)

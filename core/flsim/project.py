@@ -17,7 +17,7 @@ from typing import Any
 from flsim.apps import ClientApp, ServerApp
 from flsim.code import Code, Reference, file_reference, import_module, import_reference
 from flsim.errors import ConfigError, InputError, UnknownName
-from flsim.fleet import Fleet, Kind, Scalar
+from flsim.fleet import Fleet, Kind, Scalar, flatten
 from flsim.resources import Resources
 
 
@@ -227,22 +227,6 @@ def check_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"seed is a whole number, zero or more, not {seed!r}")
     return seed
-
-
-def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
-    """Nested tables as one, ``{"a": {"b": 1}}`` as ``{"a.b": 1}``. Raises ConfigError for other than scalars."""
-    flat: dict[str, Scalar] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            more = flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, (bool, int, float, str)):
-            more = {prefix + key: value}
-        else:
-            raise ConfigError(f"config {prefix}{key} is a bool, int, float or str, not {type(value).__name__}")
-        if both := more.keys() & flat.keys():
-            raise ConfigError(f"config {min(both)} is given twice")
-        flat.update(more)
-    return flat
 
 
 def _like(what: str, value: Any, default: Any) -> Any:

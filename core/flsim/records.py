@@ -61,7 +61,9 @@ class _Record(MutableMapping[str, V]):
 
     def copy(self) -> Any:
         """A record of its own with the same values (arrays are read-only, so they are shared)."""
-        return _restore(type(self), {k: v.copy() if hasattr(v, "copy") else v for k, v in self._items.items()})
+        return _restore(
+            type(self), {k: v.copy() if isinstance(v, (list, _Record)) else v for k, v in self._items.items()}
+        )
 
     __copy__ = copy
 
@@ -73,7 +75,7 @@ class ArrayRecord(_Record["Array"]):
     """Names to numpy arrays, in order: a model's weights, or whatever else is an array.
 
     Takes a mapping from names to arrays (a torch state dict is one), or a sequence of arrays, named "0",
-    "1", … in order. Arrays are kept as read-only views of what was given, without a copy.
+    "1", … in order. Arrays are kept as read-only views of what was given, without a copy; tensors are copied.
 
     Raises:
         TypeError: a value is not an array, or holds Python objects.
@@ -93,11 +95,13 @@ class ArrayRecord(_Record["Array"]):
 
         if hasattr(value, "detach"):  # a torch tensor; torch itself is not imported for it
             try:
-                value = value.detach().cpu().numpy()
+                value = value.detach().cpu().numpy().copy()  # a state dict is the live weights
             except TypeError as e:
                 raise TypeError(f"array {key!r}: {e}; convert it to a dtype that numpy has") from None
         if not isinstance(value, (np.ndarray, np.generic)):
             raise TypeError(f"array {key!r} is a numpy array or a torch tensor, not {type(value).__name__}")
+        if type(value).__module__.startswith("numpy.ma"):
+            raise TypeError(f"array {key!r} is masked; fill its gaps, for the mask would be lost")
         array = np.asarray(value)
         if array.dtype.hasobject:
             raise TypeError(f"array {key!r} has dtype {array.dtype}; Python objects cannot be sent as an array")

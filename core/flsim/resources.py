@@ -46,6 +46,8 @@ class Resources:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "memory", parse_bytes(self.memory))
+        if not isinstance(self.custom, Mapping):
+            raise ConfigError(f"custom is a table of amounts by name, not {self.custom!r}")
         object.__setattr__(self, "custom", dict(self.custom))
         for name, amount in [("cpus", self.cpus), ("gpus", self.gpus), *self.custom.items()]:
             if isinstance(amount, bool) or not isinstance(amount, (int, float)):
@@ -71,7 +73,7 @@ class Resources:
         if self.gpus:
             parts.append(f"{self.gpus:g} gpu")
         if self.memory:
-            parts.append(f"{self.memory / 2**30:.3g} GiB")
+            parts.append(f"{self.memory / 2**30:.3g} GiB" if self.memory >= 2**28 else f"{self.memory / 2**20:.3g} MiB")
         parts += [f"{v:g} {k}" for k, v in self.custom.items()]
         return ", ".join(parts)
 

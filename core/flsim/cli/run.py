@@ -57,7 +57,7 @@ def run(
         if dry_run:
             _show_plan(plan, out, as_json)
             return
-        result = _run(plugins, plan, None if quiet or as_json else out)
+        result = _run(plugins, plan, None if quiet else sys.stderr if as_json else out)
         if as_json:
             print(json.dumps(result.to_json(), indent=2, allow_nan=False), file=out)
         elif not quiet:
@@ -78,18 +78,21 @@ def _plan(
     needs: dict[str, Any],
     seed: int | None,
 ) -> tuple[Plugins, Plan]:
-    from flsim.options import parse_assignments
+    from flsim.options import make_options, parse_assignments
     from flsim.plan import make_plan
     from flsim.plugins import Plugins
     from flsim.project import load_project
 
+    # What is wrong with the command line is said before the app is imported, which may take long.
+    config, options = parse_assignments("--set", sets), parse_assignments("-o", option)
     plugins = Plugins()
+    if backend is not None:
+        make_options(plugins.backend(backend).spec, options)
     project = load_project(path)
     if nodes is not None:
         project = project.with_nodes(nodes)
-    project = project.with_config(parse_assignments("--set", sets))
+    project = project.with_config(config)
     project = project.with_resources({k: v for k, v in needs.items() if v is not None})
-    options = parse_assignments("-o", option)
     return plugins, make_plan(plugins, project, backend=backend, options=options, seed=seed)
 
 
@@ -179,18 +182,19 @@ def _show_plan(plan: Plan, out: TextIO, as_json: bool) -> None:
         "seed": plan.seed,
     }  # fmt: skip
     if as_json:
-        print(json.dumps(shown, indent=2), file=out)
+        print(json.dumps(shown, indent=2, default=str), file=out)
         return
     print(f"{shown['app']}: would run server {shown['server']}", file=out)
     for kind in shown["kinds"]:
-        text = f"  {kind['nodes']:,} nodes of kind {kind['name']}: client {kind['client']}, each {kind['needs']}"
+        count = "1 node" if kind["nodes"] == 1 else f"{kind['nodes']:,} nodes"
+        text = f"  {count} of kind {kind['name']}: client {kind['client']}, each {kind['needs']}"
         print(text, file=out)
-    print(f"  on {shown['backend']} with {_pairs(shown['options'])}, seed {shown['seed']}", file=out)
-    print(f"  config: {_pairs(shown['config'])}", file=out)
+    print(f"  on {shown['backend']} with {_pairs(shown['options']) or 'its defaults'}, seed {shown['seed']}", file=out)
+    print(f"  config: {_pairs(shown['config']) or 'none'}", file=out)
 
 
 def _pairs(values: dict[str, Any]) -> str:
-    return ", ".join(f"{k}={v}" for k, v in values.items() if v is not None) or "defaults"
+    return ", ".join(f"{k}={v}" for k, v in values.items() if v is not None)
 
 
 def _show_result(result: RunResult, out: TextIO) -> None:

@@ -1,0 +1,5 @@
+"""``python -m flsim``."""
+
+from flsim.cli import main
+
+main()
