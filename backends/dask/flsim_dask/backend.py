@@ -1,0 +1,113 @@
+"""DaskBackend: leases in the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flsim.backend import Backend, RunInfo
+from flsim.envelope import describe
+from flsim.errors import BackendBroken
+from flsim.payload import Frames
+from flsim.resources import Place, Resources, slots
+from flsim_dask.local import LocalCluster
+from flsim_dask.plugin import DaskOptions
+
+if TYPE_CHECKING:
+    from distributed.security import Security
+
+    from flsim_dask.connection import Connection
+    from flsim_dask.workers import Workers
+
+WORKERS_PER_CPU = 4
+"""More workers than this, per cpu, are not started, however little each needs: one takes about 100 MB."""
+
+
+class DaskBackend(Backend):
+    """Runs each lease as one task, pinned to a worker."""
+
+    def __init__(self, options: DaskOptions) -> None:
+        self._options = options
+        self._local: LocalCluster | None = None
+        self._connection: Connection | None = None
+        self._workers: Workers | None = None
+        self._refused: list[Place] = []
+
+    def start(self, run: RunInfo) -> None:
+        if self._options.scheduler is not None:
+            self.patience = self._options.patience
+            self._join(run, self._options.scheduler, self._security(), None)
+            return
+        host = self._options.resources()
+        whole = Place("this host", host, leases=WORKERS_PER_CPU * math.ceil(host.cpus))
+        largest = Resources(cpus=max(n.cpus for n in run.needs), memory=max(n.memory for n in run.needs))
+        workers = min(slots(whole, largest), run.nodes)
+        if not workers:
+            self._refused = [replace(whole, leases=0)]
+            return
+        self._local = LocalCluster(run.folder)
+        address, security = self._local.start(workers, max(1, math.ceil(largest.cpus)), host.memory // workers)
+        self._join(run, address, security, largest.cpus)
+
+    def capacity(self) -> list[Place]:
+        return self._refused if self._workers is None else self._workers.places()
+
+    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
+        if self._workers is None:
+            raise RuntimeError("the dask backend is not started")
+        return self._workers.submit(frames, need, place)
+
+    def abort(self, future: Future[Frames]) -> None:
+        if self._workers is not None:
+            self._workers.abort(future)
+
+    def stop(self) -> None:
+        workers, self._workers = self._workers, None
+        connection, self._connection = self._connection, None
+        local, self._local = self._local, None
+        with contextlib.ExitStack() as stack:
+            if local is not None:
+                stack.callback(local.stop)
+            if connection is not None:
+                stack.callback(connection.close)
+            if workers is not None:
+                workers.close()
+
+    def _security(self) -> Security | None:
+        """Of a joined cluster; None: what Dask's own configuration says."""
+        from distributed.security import Security
+
+        options = self._options
+        if options.tls_ca_file is None:
+            return None
+        return Security(  # type: ignore[no-untyped-call]  # distributed is typed in part
+            require_encryption=True,
+            tls_ca_file=options.tls_ca_file,
+            tls_client_cert=options.tls_client_cert,
+            tls_client_key=options.tls_client_key,
+        )
+
+    def _join(self, run: RunInfo, address: str, security: Security | None, cpus: float | None) -> None:
+        # Imported here, since a launcher that was started before does the same at the same time: it takes a second.
+        from flsim_dask.connection import Connection
+        from flsim_dask.workers import Workers
+
+        local = self._local
+        try:
+            # Whether the workers of a joined cluster can be reached, past its scheduler, is for its users to say.
+            self._connection = Connection(address, security, None if local is None else True)
+        except (OSError, ValueError, RuntimeError, ImportError) as e:
+            raise BackendBroken(
+                f"the Dask scheduler at {address} cannot be joined: {describe(e)}\n"
+                "Start one with: dask scheduler. Without the option scheduler, flsim starts a cluster of this host."
+            ) from e
+
+        def gone() -> str:
+            if local is not None:
+                return f"the local Dask cluster has ended: {local.last_words()}"
+            return f"the Dask scheduler at {address} went away. Start it again, with its workers, and run again."
+
+        self._workers = Workers(self._connection, cpus, run.changed, run.announce, gone)

@@ -1,0 +1,92 @@
+"""Connection: a Dask client, and the event loop that it lives on, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from distributed import Client
+from distributed.security import Security
+
+T = TypeVar("T")
+
+PATIENCE = 10.0
+"""Seconds that a scheduler has to answer."""
+
+
+class Connection:
+    """A client that is connected to a scheduler, until :meth:`close`.
+
+    The loop is ours, and not one that Dask starts: Dask leaves its thread behind where no scheduler answers.
+
+    Args:
+        address: the scheduler's.
+        security: what lets us in; None: what Dask's configuration says.
+        direct: whether buffers and replies go past the scheduler; None: what Dask's configuration says.
+
+    Raises whatever Dask raises where it cannot connect.
+    """
+
+    client: Any
+    """A distributed.Client in its asynchronous mode. Its methods are typed in part only."""
+
+    def __init__(self, address: str, security: Security | None, direct: bool | None) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._drive, name="flsim-dask", daemon=True)
+        self._thread.start()
+        try:
+            self.client = self.call(self._connect(address, security, direct))
+        except BaseException:
+            self._end()
+            raise
+        self._stream = self.client.scheduler_comm
+        if hasattr(self._stream, "interval"):  # not documented: Dask holds messages back for 10 ms, which we need not
+            self._stream.interval = 0.0005
+
+    @property
+    def alive(self) -> bool:
+        """Whether the scheduler is still there, and the same: Dask's client connects again, to whoever it is."""
+        return self.client.status == "running" and self.client.scheduler_comm is self._stream
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run this on the loop, and wait for its result. To be called from other threads."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run this on the loop. To be called there."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)  # since the loop holds tasks weakly
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def close(self) -> None:
+        """Close the client, and end the thread."""
+        try:
+            self.call(self._disconnect())
+        finally:
+            self._end()
+
+    async def _connect(self, address: str, security: Security | None, direct: bool | None) -> Any:
+        return await Client(  # type: ignore[no-untyped-call]  # distributed is typed in part
+            address,
+            security=security,
+            direct_to_workers=direct,
+            name="flsim",
+            timeout=PATIENCE,
+            asynchronous=True,
+            set_as_default=False,
+        )
+
+    async def _disconnect(self) -> None:
+        await self.client.close()
+
+    def _drive(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:  # which cancels what is left, and closes it
+            runner.get_loop().run_forever()
+
+    def _end(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()

@@ -1,0 +1,518 @@
+# mypy: untyped-calls-exclude="distributed"
+"""The Dask backend, on a cluster of its own and on clusters that run already."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import distributed
+import pytest
+from distributed.core import Status
+from distributed.security import Security
+from flsim_dask.connection import Connection
+from flsim_dask.plugin import SPEC
+
+import flsim
+from flsim.apps import Context, ServerApp
+from flsim.errors import BackendBroken, Cause, ConfigError, UnsupportedResources, WorkerLost
+from flsim.fleet import Kind
+from flsim.grid import Grid
+from flsim.message import Message
+from flsim.options import make_options
+from flsim.records import ConfigRecord, RecordDict
+from flsim.resources import Resources
+from flsim.testing import BackendContract, Desk, Subject
+from flsim.testing.apps import client, notes
+from flsim.testing.watch import alive, children, command, kill, listening, until
+from flsim_serial.plugin import flsim_backends as serial
+
+if TYPE_CHECKING:
+    from conftest import Cluster
+
+# ---- the contract
+
+LOCAL = Subject(SPEC, {"cpus": 3}, variants=[{"cpus": 1}])
+
+
+class TestLocalContract(BackendContract):
+    @pytest.fixture
+    def subject(self) -> Subject:
+        return LOCAL
+
+
+class TestJoinedContract(BackendContract):
+    @pytest.fixture
+    def subject(self, cluster: Cluster) -> Iterator[Subject]:
+        yield joined(cluster)
+        cluster.settle()
+
+
+# ---- on a cluster that runs already
+
+
+def test_a_joined_cluster_gives_the_digest_of_serial(cluster: Cluster) -> None:
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        replies = grid.send_and_receive(Message(RecordDict(), n, "query.draw") for n in grid.get_node_ids())
+        context.state["arrays"] = replies[-1].content["arrays"]
+        context.state["about"] = replies[0].content["about"]
+
+    ours = joined(cluster).run(server)
+    assert ours.answered == ours.sent == 20
+    assert ours.digest == Subject(serial()[0]).run(server).digest
+
+
+def test_places_are_workers_with_their_threads_memory_and_resources(cluster: Cluster) -> None:
+    with joined(cluster).desk() as desk:
+        desk.start()
+        places = sorted(desk.backend.capacity(), key=lambda p: p.resources.cpus)
+        assert [p.resources.cpus for p in places] == [1, 1, 2]
+        assert [dict(p.resources.custom) for p in places] == [{}, {}, {"licence": 1}]
+        assert all(p.leases == 1 and p.resources.memory > 0 and p.name.startswith("tcp://127.0.0.1:") for p in places)
+
+
+def test_a_custom_resource_is_found_where_it_is(cluster: Cluster, tmp_path: Path) -> None:
+    def run(amount: float) -> None:
+        need = Resources(custom={"licence": amount})
+        joined(cluster).run(hold_all, kinds=[Kind("licensed", client, 4, need)], config=plan(tmp_path, 0.0))
+
+    run(1)
+    assert len({note.split()[-1] for note in notes(tmp_path)}) == 1, "leases ran where there is no licence"
+    with pytest.raises(UnsupportedResources, match="2 licence"):
+        run(2)
+
+
+@pytest.mark.parametrize("how", ["killed", "retired"])
+def test_a_worker_that_goes_in_mid_run_costs_no_reply(other: Cluster, tmp_path: Path, how: str) -> None:
+    other.start(("--nthreads", "1"), ("--nthreads", "1"))
+
+    def go() -> None:
+        with other.client() as client:
+            if how == "retired":
+                client.retire_workers(list(client.scheduler_info(n_workers=-1)["workers"])[:1])
+            else:
+                kill(next(iter(client.run(os.getpid).values())))
+
+    result = joined(other).run(during(lambda: len(notes(tmp_path)) > 4, go), config=plan(tmp_path, 0.05))
+    assert (result.sent, result.answered) == (20, 20)
+    assert len(notes(tmp_path)) >= 20
+
+
+def test_workers_that_join_are_waited_for_at_the_start_and_get_work_later(other: Cluster, tmp_path: Path) -> None:
+    other.start()
+    server = during(lambda: len(pids(tmp_path)) == 1, other.add, lambda: len(pids(tmp_path)) == 2)
+    other.add()
+    result = joined(other).run(server, config=plan(tmp_path, 0.05))
+    assert len(pids(tmp_path)) == 2
+    assert result.answered == result.sent
+
+
+def test_a_run_leaves_the_cluster_as_it_was(cluster: Cluster) -> None:
+    def state(dask_scheduler: Any) -> dict[str, Any]:
+        return {
+            "workers": sorted(dask_scheduler.workers),
+            "plugins": sorted(dask_scheduler.plugins),
+            "worker plugins": sorted(dask_scheduler.worker_plugins),
+            "tasks": sorted(dask_scheduler.tasks),
+            "clients of flsim": [c for c in dask_scheduler.clients if "flsim" in c],
+            "allowed failures": dask_scheduler.allowed_failures,
+            # Any Dask client leaves its id in the two topics by which distributed.print and distributed.warn reach it.
+            "topics of flsim": [
+                name
+                for name, topic in dask_scheduler._broker._topics.items()
+                if name not in ("print", "warn") and any("flsim" in s for s in topic.subscribers)
+            ],
+        }
+
+    with cluster.client() as client:
+        before = client.run_on_scheduler(state)
+        assert joined(cluster).run(echo_all).answered == 20
+        assert until(lambda: client.run_on_scheduler(state) == before, 5)
+
+
+def test_a_scheduler_that_dies_in_mid_run_breaks_the_run_at_once(other: Cluster, tmp_path: Path) -> None:
+    other.start(("--nthreads", "1"))
+    with joined(other).desk() as desk:
+        place = desk.start().place()
+        future = desk.submit("hold", seconds=600.0, folder=str(tmp_path))
+        other.kill(other.processes[0])
+        with pytest.raises(BackendBroken, match=rf"the Dask scheduler at {other.address} went away. Start it again"):
+            future.result(5)
+        with pytest.raises(BackendBroken, match="went away"):
+            desk.submit("echo", place=place).result(1)
+
+
+def test_a_scheduler_that_dies_while_nothing_is_at_work_is_noticed(other: Cluster) -> None:
+    other.start()
+    changed = threading.Event()
+    with joined(other).desk() as desk:
+        desk.info = replace(desk.info, changed=changed.set)
+        assert desk.start().backend.capacity() == []
+        other.kill(other.processes[0])
+        assert changed.wait(10)
+        with pytest.raises(BackendBroken, match="went away"):
+            desk.backend.capacity()
+
+
+def test_a_worker_that_pauses_takes_no_leases_until_it_runs_again(other: Cluster) -> None:
+    def become(status: Status) -> Callable[..., None]:
+        return lambda dask_worker: setattr(dask_worker, "status", status)
+
+    # Without a limit of memory it does not watch its own, which would wake it up.
+    other.start(("--nthreads", "1", "--memory-limit", "0"))
+    with joined(other).desk() as desk, other.client() as client:
+        place = desk.start().place()
+        assert place.resources.memory == 0
+        client.run(become(Status.paused))
+        lost = desk.submit("echo", place=place).exception(5)
+        assert isinstance(lost, WorkerLost)
+        assert lost.cause is Cause.NOT_STARTED
+        assert until(lambda: not desk.backend.capacity(), 5)
+        client.run(become(Status.running))
+        assert until(lambda: place in desk.backend.capacity(), 5)
+        assert desk.answer("echo", place=place).error is None
+
+
+def test_two_runs_on_one_cluster_do_not_share_a_process_at_the_same_time(cluster: Cluster, tmp_path: Path) -> None:
+    with joined(cluster).desk(Resources(cpus=2)) as one, joined(cluster).desk(Resources(cpus=2)) as two:
+        futures = []
+        for desk in (one, two):
+            place = next(p for p in desk.start().backend.capacity() if p.resources.cpus == 2)
+            futures.append(desk.submit("hold", place=place, seconds=0.3, folder=str(tmp_path)))
+        for future in futures:
+            assert one.outcome(future).error is None
+    (_, _, first_ended, pid), (_, second_begun, _, same_pid) = (note.split() for note in notes(tmp_path))
+    assert pid == same_pid
+    assert float(first_ended) <= float(second_begun)
+
+
+def test_a_large_buffer_goes_to_a_worker_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    scatter: Any = distributed.Client.scatter
+
+    def counted(self: distributed.Client, data: list[bytes], **options: Any) -> Any:
+        sent.extend(map(len, data))
+        return scatter(self, data, **options)
+
+    monkeypatch.setattr(distributed.Client, "scatter", counted)
+    with joined(cluster).desk() as desk:
+        desk.start()
+        frames = desk.frames("echo", text="x" * 3_000_000)
+        model = bytes(1_000_000)
+        frames.buffers.extend([model, b"small", model])
+        places = desk.places(2)
+        for place in [*places, *places]:
+            reply = desk.backend.submit(frames, desk.need, place)
+            assert desk.outcome(reply).error is None
+    assert sorted(sent) == sorted(2 * [1_000_000, len(frames.header)])
+
+
+def test_a_lease_that_waits_behind_others_is_withdrawn_by_an_abort(cluster: Cluster) -> None:
+    with joined(cluster).desk() as desk, cluster.client() as client:
+        place = desk.start().place()
+        foreign = client.submit(time.sleep, 1, workers=[place.name], pure=False)
+        future = desk.submit("echo", place=place)
+        desk.backend.abort(future)
+        assert aborted(future)
+        assert not future.running()
+        assert foreign.result() is None, "the worker was killed, and it was at a task of others"
+
+
+def test_a_worker_without_a_nanny_is_left_alone_by_an_abort(other: Cluster, tmp_path: Path) -> None:
+    other.start(("--nthreads", "1", "--no-nanny"))
+    with joined(other).desk() as desk:
+        desk.start()
+        future = at_work(desk, tmp_path)
+        desk.backend.abort(future)
+        assert aborted(future)
+        assert desk.backend.capacity() == []
+        with other.client() as client:
+            assert len(client.scheduler_info(n_workers=-1)["workers"]) == 1
+
+
+def test_a_cluster_with_tls_is_joined_by_dasks_own_files(other: Cluster, tmp_path: Path) -> None:
+    security: Any = Security.temporary()
+    other.security = security
+    texts = {
+        "ca-file": security.tls_ca_file,
+        "cert": security.tls_client_cert,
+        "key": security.tls_client_key,
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        other.tls += (f"--tls-{name}", str(tmp_path / name))
+    other.start(("--nthreads", "1"))
+    names = {"tls_ca_file": "ca-file", "tls_client_cert": "cert", "tls_client_key": "key"}
+    options = {"scheduler": other.address} | {option: str(tmp_path / name) for option, name in names.items()}
+    assert Subject(SPEC, options).run(echo_all).answered == 20
+
+
+def test_a_cluster_without_flsim_dask_says_what_to_install(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "only_here.py").write_text("def run(*arguments): ...")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("flsim_dask.worker.run", importlib.import_module("only_here").run)
+    with joined(cluster).desk() as desk:
+        future = desk.start().submit("echo")
+        with pytest.raises(BackendBroken, match="need flsim-dask as it is here: pip install flsim-dask"):
+            future.result(10)
+
+
+def test_a_scheduler_that_is_not_there_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flsim_dask.connection.PATIENCE", 0.2)
+    with (
+        Subject(SPEC, {"scheduler": "tcp://127.0.0.1:9"}).desk() as desk,
+        pytest.raises(BackendBroken, match=r"tcp://127.0.0.1:9 cannot be joined: .*\n.* dask scheduler"),
+    ):
+        desk.start()
+
+
+# ---- on a cluster of its own
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[Desk]:
+    """A local cluster, with two workers."""
+    with Subject(SPEC, {"cpus": 2}).desk() as desk:
+        yield desk.start()
+
+
+def test_a_local_cluster_listens_on_loopback_alone_and_the_driver_on_nothing(local: Desk) -> None:
+    assert not listening({os.getpid()})
+    found = listening(of_local())
+    assert len(found) >= 5
+    assert {address.split()[0] for address in found} == {"127.0.0.1"}
+
+
+def test_a_local_cluster_refuses_strangers(local: Desk) -> None:
+    for address in listening(of_local()):
+        assert is_closed_to_strangers(*address.split()), f"{address} talks to strangers"
+    with pytest.raises(OSError, match="certificate"):
+        Connection(local.place().name, Security.temporary(), None)
+
+
+def test_a_client_app_may_have_children_and_one_that_takes_too_much_memory_is_ended(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(
+        "import multiprocessing, time\n"
+        "from flsim import ClientApp, Message, MetricRecord, RecordDict, ServerApp\n"
+        "server, client = ServerApp(), ClientApp()\n"
+        "@client.query('child')\n"
+        "def child(msg, context):\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        n = pool.apply(abs, (-3,))\n"
+        "    return Message(RecordDict({'m': MetricRecord({'n': n})}), reply_to=msg)\n"
+        "@client.query('eat')\n"
+        "def eat(msg, context):\n"
+        "    eaten = b'x' * 600_000_000\n"
+        "    time.sleep(60)\n"
+        "    return Message(RecordDict({'m': MetricRecord({'n': len(eaten)})}), reply_to=msg)\n"
+        "@server.main()\n"
+        "def main(grid, context):\n"
+        "    reply, = grid.send_and_receive([Message(RecordDict(), 2, 'query.child')])\n"
+        "    assert reply.content['m']['n'] == 3, reply\n"
+        "    reply, = grid.send_and_receive([Message(RecordDict(), 2, 'query.eat')])\n"
+        "    assert reply.error.code == 102, reply.error\n"
+    )
+    flsim.run(app, nodes=1, backend="dask", options={"cpus": 1, "memory": "500MiB"}, quiet=True)
+
+
+def test_workers_are_as_many_as_needs_fit() -> None:
+    gib = 2**30
+    cases: list[tuple[dict[str, Any], Resources, list[float]]] = [
+        ({"cpus": 2}, Resources(cpus=0.5), [0.5] * 4),
+        ({"cpus": 3}, Resources(cpus=2), [2]),
+        ({"cpus": 4, "memory": "2GiB"}, Resources(memory=gib), [1, 1]),
+    ]
+    for options, need, expected in cases:
+        with Subject(SPEC, options).desk(need) as desk:
+            places = desk.start().backend.capacity()
+            assert [p.resources.cpus for p in places] == expected
+            assert all(p.resources.memory >= need.memory for p in places)
+
+
+def test_a_local_cluster_that_does_not_start_says_what_it_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho no snakes here\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with LOCAL.desk() as desk, pytest.raises(BackendBroken, match="did not start: it printed\nno snakes here"):
+        desk.start()
+
+
+def test_a_local_cluster_that_ends_breaks_the_run_with_what_it_printed(tmp_path: Path) -> None:
+    others = of_local()
+    with LOCAL.desk() as desk:
+        future = at_work(desk.start(), tmp_path)
+        for pid in of_local() - others:
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(BackendBroken, match="the local Dask cluster has ended: it printed\n"):
+            future.result(5)
+
+
+def test_a_driver_on_stdin_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+    script = (
+        "import flsim\n"
+        "from flsim.testing.apps import client\n"
+        "server = flsim.ServerApp()\n"
+        "@server.main()\n"
+        "def main(grid, context):\n"
+        "    ask = lambda what, **plan: grid.push_messages([flsim.Message(flsim.RecordDict(\n"
+        "        {'plan': flsim.ConfigRecord(plan)}), 2, what)])\n"
+        "    grid.pull_messages(ask('query.echo'), timeout=60)\n"
+        "    ask('query.hold', seconds=600.0)\n"
+        "    print('at work', flush=True)\n"
+        "    grid.pull_messages(timeout=600)\n"
+        "flsim.run(server, client, nodes=2, backend='dask', options={'cpus': 2}, quiet=True)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # what a driver that is killed cannot remove
+    with subprocess.Popen(
+        [sys.executable, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as driver:
+        assert driver.stdin is not None
+        assert driver.stdout is not None
+        try:
+            driver.stdin.write(script.encode())
+            driver.stdin.close()
+            assert driver.stdout.readline() == b"at work\n"
+            started = children(driver.pid)
+            assert len(started) >= 3
+        finally:
+            driver.kill()
+    assert until(lambda: not any(map(alive, started)), 5)
+
+
+# ---- options
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"scheduler": "tcp://127.0.0.1:8786", "cpus": 2}, "cpus are for a cluster of this host"),
+        ({"scheduler": "tcp://127.0.0.1:8786", "cpus": 2, "memory": "1GiB"}, "cpus and memory are for"),
+        ({"scheduler": "localhost"}, "an address such as tcp://127.0.0.1:8786, not 'localhost'"),
+        ({"tls_ca_file": "ca.pem"}, "tls_ca_file is for a running scheduler; say which one"),
+        ({"scheduler": "tcp://a:1", "tls_ca_file": "ca.pem"}, "write scheduler=tls://a:1"),
+        ({"scheduler": "tls://a:1", "tls_ca_file": "ca.pem"}, "both tls_ca_file and tls_client_cert"),
+        (
+            {"scheduler": "tls://a:1", "tls_ca_file": "/no", "tls_client_cert": "/no"},
+            "tls_ca_file: there is no file /no",
+        ),
+        ({"cpus": 0}, "cpus is more than zero"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        SPEC.load()(make_options(SPEC, options))
+
+
+# ---- tools
+
+
+def joined(cluster: Cluster) -> Subject:
+    return Subject(SPEC, {"scheduler": cluster.address})
+
+
+def plan(folder: Path, seconds: float) -> dict[str, Any]:
+    return {"folder": str(folder), "seconds": seconds}
+
+
+def pids(folder: Path) -> set[str]:
+    """Of the workers that answered a *hold*."""
+    return {note.split()[-1] for note in notes(folder)}
+
+
+echo_all, hold_all = ServerApp(), ServerApp()
+
+
+@echo_all.main()
+def _echo(grid: Grid, context: Context) -> None:
+    grid.send_and_receive(Message(RecordDict(), n, "query.echo") for n in grid.get_node_ids())
+
+
+@hold_all.main()
+def _hold(grid: Grid, context: Context) -> None:
+    said = RecordDict({"plan": ConfigRecord(dict(context.run_config))})
+    grid.send_and_receive(Message(said, n, "query.hold") for n in grid.get_node_ids())
+
+
+def during(begun: Callable[[], bool], do: Callable[[], None], enough: Callable[[], bool] = lambda: True) -> ServerApp:
+    """Asks all nodes to *hold*, again until it is enough; once it has begun, something else is done meanwhile."""
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        def later() -> None:
+            assert until(begun, 30)
+            do()
+
+        thread = threading.Thread(target=later)
+        thread.start()
+        _hold(grid, context)
+        thread.join()
+        end = time.monotonic() + 30
+        while not enough() and time.monotonic() < end:
+            _hold(grid, context)
+
+    return server
+
+
+def at_work(desk: Desk, folder: Path) -> Future[Any]:
+    """A lease that is known to have begun, and that does not end."""
+    future = desk.submit("hold", seconds=600.0, folder=str(folder))
+    assert until(future.running, 30)
+    return future
+
+
+def aborted(future: Future[Any]) -> bool:
+    wait([future], 10)
+    error = future.exception(0)
+    return isinstance(error, WorkerLost) and error.cause is Cause.ABORTED
+
+
+def of_local() -> set[int]:
+    """The processes of local clusters."""
+    launchers = {pid for pid in children() if "flsim_dask.launcher" in command(pid)}
+    return launchers.union(*map(children, launchers))
+
+
+def is_closed_to_strangers(host: str, port: str) -> bool:
+    """Whether it answers neither Dask's protocol, nor TLS without a certificate, nor tells anything by HTTP."""
+    address = host, int(port)
+    with socket.create_connection(address, timeout=5) as plain:
+        plain.sendall(b"GET /json/identity.json HTTP/1.0\r\n\r\n")
+        answer = _received(plain)
+    if answer:
+        return answer.startswith(b"HTTP/1.1 404")
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection(address, timeout=5) as raw, context.wrap_socket(raw) as encrypted:
+            return not encrypted.recv(1)
+    except ssl.SSLError as e:
+        return "CERTIFICATE_REQUIRED" in str(e) or "certificate required" in str(e)
+
+
+def _received(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(100)
+    except ConnectionResetError:
+        return b""

@@ -1,0 +1,409 @@
+"""The Ray backend keeps the contract, on a cluster of its own and on one that runs, and does what only it does.
+
+The contract is checked in full on a cluster that runs, which takes a connection in a moment. A cluster of this host
+takes five seconds to start, so on one are checked the clauses that the other cannot show.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from flsim_ray.plugin import SPEC
+
+import flsim
+from flsim import ClientApp, ConfigRecord, Context, Grid, Message, RecordDict, RunResult, ServerApp
+from flsim.errors import BackendBroken, Cause, ConfigError, WorkerLost
+from flsim.options import make_options
+from flsim.resources import Resources
+from flsim.testing import CHECKS, BackendContract, Subject
+from flsim.testing.apps import client as checks_client
+from flsim.testing.apps import note, notes
+from flsim.testing.checks import Check
+from flsim.testing.watch import alive, children, kill, until
+
+# ---- options
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"address": "ray://10.0.0.1:10001"}, "Run flsim on a host of the cluster"),
+        ({"address": "local"}, "one of this host is started"),
+        ({"address": "auto", "cpus": 2.0, "gpus": 1}, "cpus and gpus are for a cluster of this host"),
+        ({"cpus": 1.5}, "in whole ones"),
+        ({"cpus": 0.0}, "more than zero"),
+        ({"gpus": -1}, "gpus is zero or more"),
+        ({"wait": -1.0}, "wait is zero seconds or more"),
+    ],
+)
+def test_options_that_ray_does_not_take_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make_options(SPEC, options)
+
+
+def test_a_cluster_that_nobody_runs_is_an_error_at_once() -> None:
+    with pytest.raises(BackendBroken, match=r"no Ray cluster at address=127\.0\.0\.1:1: .*ray start --head"):
+        run(lambda grid, context: None, address="127.0.0.1:1")
+
+
+# ---- a cluster that runs
+
+SCRIPTS = sysconfig.get_path("scripts")
+TOKEN = "0123456789abcdef" * 2
+
+
+@dataclass(frozen=True)
+class Head:
+    """What ``ray start --head`` has started, on 127.0.0.1. It is nobody's child."""
+
+    address: str
+    folder: str
+
+    def processes(self) -> list[psutil.Process]:
+        told = [p for p in psutil.process_iter(["cmdline"]) if self.folder in " ".join(p.info["cmdline"] or ())]
+        return [q for p in told for q in (p, *p.children(recursive=True))]
+
+    def pid(self, name: str) -> int:
+        return next(int(p.pid) for p in self.processes() if p.name() == name)
+
+    def end(self) -> None:
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+@contextlib.contextmanager
+def running_head() -> Iterator[Head]:
+    with tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True) as folder:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        head = Head(f"127.0.0.1:{port}", folder)
+        command = [
+            *(f"{SCRIPTS}/ray", "start", "--head", f"--port={port}", "--num-cpus=2"),
+            *("--node-ip-address=127.0.0.1", "--include-dashboard=false", f"--temp-dir={folder}"),
+        ]
+        try:
+            # Its TMPDIR is its own, as on another host. What its workers unpack stays there until the next that unpacks
+            # something sweeps it, since Ray ends workers without their atexit.
+            environment = os.environ | {"TMPDIR": folder}
+            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            yield head
+        finally:
+            head.end()
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[None]:
+    """What the user of a cluster with a token has set, and what keeps this one on 127.0.0.1."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.NamedTemporaryFile("w") as token:
+        token.write(TOKEN)
+        token.flush()
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN_PATH", token.name)
+        yield
+
+
+@pytest.fixture(scope="module")
+def head(environment: None) -> Iterator[Head]:
+    with running_head() as head:
+        yield head
+
+
+class TestContractOnARunningCluster(BackendContract):
+    @pytest.fixture
+    def subject(self, head: Head) -> Subject:
+        return Subject(SPEC, {"address": head.address})
+
+
+def run(
+    main: Callable[[Grid, Context], None],
+    client: ClientApp = checks_client,
+    *,
+    nodes: int = 20,
+    resources: Resources | None = None,
+    backend: str = "ray",
+    **options: Any,
+) -> RunResult:
+    server = ServerApp()
+    server.main()(main)
+    return flsim.run(
+        server, client, nodes=nodes, backend=backend, options=options, resources=resources, seed=7, quiet=True
+    )
+
+
+def plan(**values: Any) -> RecordDict:
+    return RecordDict({"plan": ConfigRecord(values)})
+
+
+def draw(grid: Grid, context: Context) -> None:
+    for k in range(2):
+        for reply in grid.stream(Message(plan(), n, "query.draw") for n in grid.get_node_ids()):
+            context.state[f"{reply.metadata.src_node_id} {k}"] = reply.content["arrays"]
+
+
+def test_a_running_cluster_gives_the_digest_of_serial_and_runs_on(head: Head) -> None:
+    before = head.pid("gcs_server"), head.pid("raylet")
+    assert run(draw, address=head.address).digest == run(draw, backend="serial").digest
+    assert (head.pid("gcs_server"), head.pid("raylet")) == before
+    assert run(draw, address=head.address).answered == 40
+
+
+def test_the_cluster_of_this_host_is_found_by_auto(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", head.address)
+    assert run(draw, nodes=2, address="auto").answered == 4
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_a_run_costs_no_message(head: Head, tmp_path: Path) -> None:
+    client = ClientApp()
+    calls = str(tmp_path)
+
+    @client.query("work")
+    def work(msg: Message, context: Context) -> Message:
+        note(calls, str(os.getpid()))
+        time.sleep(0.05)
+        return Message(RecordDict({"v": ConfigRecord({"node": context.node_id})}), reply_to=msg)
+
+    killed = set()
+
+    def main(grid: Grid, context: Context) -> None:
+        nodes = []
+        for reply in grid.stream(Message(RecordDict(), n, "query.work") for n in grid.get_node_ids()):
+            nodes.append(reply.content["v"]["node"])
+            pid = int(notes(tmp_path)[-1])
+            if len(nodes) % 20 == 0 and pid not in killed:
+                killed.add(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        assert nodes == list(grid.get_node_ids())
+
+    assert run(main, client, nodes=80, address=head.address).answered == 80
+    assert killed
+
+
+def test_large_arrays_are_read_in_place_on_both_sides(head: Head) -> None:
+    import numpy as np
+
+    from flsim import ArrayRecord
+
+    client = ClientApp()
+
+    @client.query("double")
+    def double(msg: Message, context: Context) -> Message:
+        array = msg.content["arrays"]["w"]
+        assert not array.flags.owndata
+        assert not array.flags.writeable
+        return Message(RecordDict({"arrays": ArrayRecord({"w": array * 2})}), reply_to=msg)
+
+    def main(grid: Grid, context: Context) -> None:
+        content = RecordDict({"arrays": ArrayRecord({"w": np.arange(1_000_000)})})
+        for reply in grid.stream(Message(content, n, "query.double") for n in grid.get_node_ids()):
+            array = reply.content["arrays"]["w"]
+            assert not array.flags.owndata
+            assert array.sum() == 999_999_000_000
+
+    assert run(main, client, nodes=10, address=head.address).answered == 10
+
+
+def test_a_place_that_is_gone_fails_a_lease_as_not_started(head: Head) -> None:
+    with Subject(SPEC, {"address": head.address}).desk() as desk:
+        place = desk.start().place()
+        gone = type(place)("gone", place.resources, place.leases)
+        error = desk.submit("echo", place=gone).exception(0)
+        assert isinstance(error, WorkerLost)
+        assert error.cause is Cause.NOT_STARTED
+
+
+def test_two_runs_at_once_in_one_process_are_an_error_that_says_so(head: Head) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        with pytest.raises(BackendBroken, match="one connection per process"):
+            run(draw, address=head.address)
+        draw(grid, context)
+
+    assert run(main, address=head.address).answered == 40
+
+
+def test_a_process_that_is_connected_keeps_its_connection_and_a_run_uses_it(head: Head, tmp_path: Path) -> None:
+    import ray
+    from flsim_ray.cluster import _reread
+
+    _reread()  # for this test alone: Ray may have been imported before the environment was set
+    ray.init(address=head.address, log_to_driver=False, logging_level=logging.CRITICAL)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(ConfigError, match=r"connected to Ray at .* already"):
+            run(draw, address=head.address)
+
+        def main(grid: Grid, context: Context) -> None:
+            draw(grid, context)
+            held = plan(seconds=600.0, folder=str(tmp_path))
+            grid.push_messages([Message(held, 2, "query.begin")])
+            assert until(lambda: len(notes(tmp_path)) == 1, 30)
+
+        assert run(main).answered == 40
+        assert ray.is_initialized()
+        assert until(lambda: not alive(int(notes(tmp_path)[0])), 5), "what was at work runs on"
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_a_cluster_without_its_gcs_breaks_the_run(environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flsim_ray.nodes.GCS_PATIENCE", 2.0)
+    with running_head() as head:
+
+        def main(grid: Grid, context: Context) -> None:
+            grid.push_messages(Message(plan(seconds=600.0, folder="/"), n, "query.hold") for n in grid.get_node_ids())
+            kill(head.pid("gcs_server"))
+            grid.pull_messages(timeout=60)
+
+        with pytest.raises(BackendBroken, match=r"the GCS .* has not answered .*refused.* Start it again"):
+            run(main, address=head.address)
+
+
+def test_a_node_that_joins_gets_work_and_one_that_is_killed_costs_no_message(environment: None) -> None:
+    script = Path(__file__).with_name("two_nodes.py")
+    found = json.loads(subprocess.run([sys.executable, script], stdout=subprocess.PIPE, check=True).stdout)
+    assert found["sent"] == found["answered"] == found["distinct"]
+    assert found["errors"] == {}
+    assert len(found["by raylet"]) == 2
+
+
+# ---- a cluster of this host
+
+ON_THIS_HOST = {
+    "no_place_has_more_than_the_options_give",
+    "stop_may_be_called_twice_and_leaves_no_thread_and_no_process",
+    "stop_ends_the_workers_also_at_work",
+    "what_start_started_ends_with_a_driver_that_is_killed",
+    "nothing_listens_beyond_this_host",
+}
+AGENTS = {"ray::DashboardAgent": 90.0, "ray::RuntimeEnvAgent": 90.0}
+"""Ray's own, which try for a minute to report the death of their raylet to a GCS that is gone, too."""
+
+
+class TestContractOnThisHost(BackendContract):
+    @pytest.fixture
+    def subject(self) -> Subject:
+        return Subject(SPEC, {"cpus": 2.0}, lingering=AGENTS)
+
+    @pytest.mark.timeout(240)  # the agents are waited for
+    @pytest.mark.parametrize("check", [pytest.param(c, id=c.name) for c in CHECKS if c.name in ON_THIS_HOST])
+    def test_clause(self, subject: Subject, check: Check) -> None:
+        super().test_clause(subject, check)
+
+
+def test_a_cluster_of_this_host_gives_the_digest_of_serial_and_leaves_the_process_as_it_was() -> None:
+    import ray  # which sets RAY_CLIENT_MODE=0
+
+    def here() -> tuple[Any, ...]:
+        return dict(os.environ), signal.getsignal(signal.SIGTERM), ray.is_initialized()
+
+    before = here()
+
+    def main(grid: Grid, context: Context) -> None:
+        assert here()[:2] == before[:2]
+        draw(grid, context)
+
+    assert run(main, cpus=1).digest == run(draw, backend="serial").digest
+    assert here() == before
+
+
+def test_shares_of_a_gpu_are_never_more_than_there_are(tmp_path: Path) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        held = plan(seconds=0.3, folder=str(tmp_path))
+        assert all(
+            r.has_content() for r in grid.send_and_receive(Message(held, n, "query.hold") for n in grid.get_node_ids())
+        )
+
+    run(main, nodes=8, resources=Resources(cpus=0.5, gpus=0.5), cpus=4, gpus=1)
+    spans = [[float(t) for t in n.split()[1:3]] for n in notes(tmp_path)]
+    assert len(spans) == 8
+    assert max(sum(b <= begun < e for b, e in spans) for begun, _ in spans) == 2
+
+
+def test_where_there_are_several_gpus_a_process_never_moves_from_one_to_another() -> None:
+    client = ClientApp()
+
+    @client.query("where")
+    def where(msg: Message, context: Context) -> Message:
+        values = {"pid": os.getpid(), "gpus": os.environ["CUDA_VISIBLE_DEVICES"]}
+        return Message(RecordDict({"v": ConfigRecord(values)}), reply_to=msg)
+
+    seen = set()
+
+    def main(grid: Grid, context: Context) -> None:
+        for node in grid.get_node_ids():
+            (reply,) = grid.send_and_receive([Message(RecordDict(), node, "query.where")])
+            seen.add(reply.content["v"]["pid"])
+            assert reply.content["v"]["gpus"] in ("0", "1")
+
+    run(main, client, nodes=3, resources=Resources(gpus=1), cpus=2, gpus=2)
+    assert len(seen) == 3
+
+
+STRANGER = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], logging_level="CRITICAL")
+except Exception as e:
+    sys.exit(f"refused: {e!r}")
+"""
+
+
+def test_a_stranger_on_this_host_is_refused() -> None:
+    with Subject(SPEC, {"cpus": 1.0}).desk() as desk:
+        desk.start()
+        from flsim_ray.cluster import gcs_address
+
+        env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        env |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_NUM_REDIS_GET_RETRIES": "1"}
+        stranger = subprocess.run(
+            [sys.executable, "-c", STRANGER, gcs_address()], env=env, capture_output=True, text=True, check=False
+        )
+        assert stranger.returncode == 1
+        assert "refused" in stranger.stderr
+        assert "InvalidAuthToken" in stranger.stderr
+        assert desk.answer("echo").error is None
+
+
+def test_a_cluster_of_this_host_starts_also_with_a_long_tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert run(draw, nodes=2, cpus=1).answered == 4
+
+
+def test_sigterm_ends_a_run_with_143_and_leaves_nothing(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(
+        "from flsim import *\nfrom flsim.testing.apps import client, plan\n"
+        "server = ServerApp()\n@server.main()\ndef main(grid, context):\n"
+        f"    held = RecordDict({{'plan': ConfigRecord({{'seconds': 600.0, 'folder': {str(tmp_path)!r}}})}})\n"
+        "    grid.send_and_receive(Message(held, n, 'query.begin') for n in grid.get_node_ids())\n"
+    )
+    command = [f"{SCRIPTS}/flsim", "run", str(app), "--backend", "ray", "-o", "cpus=1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert until(lambda: len(notes(tmp_path)) == 1, 60)
+        pids = children(process.pid)
+        process.terminate()
+        output, _ = process.communicate(timeout=5)
+    assert process.returncode == 143, output
+    assert "terminated" in output
+    assert until(lambda: not any(map(alive, pids)), 1)
