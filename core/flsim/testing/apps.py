@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def draw(msg: Message, context: Context) -> Message:
 @client.query("raise")
 def raise_(msg: Message, context: Context) -> Message:
     """Raise what ``how`` says."""
-    raise _RAISED[str(plan(msg)["how"])]
+    raise _RAISED[str(plan(msg)["how"])]()
 
 
 class TwoArguments(Exception):
@@ -131,17 +132,17 @@ class Base(BaseException):
     """Is no Exception."""
 
 
-_RAISED: dict[str, BaseException] = {
-    "ValueError": ValueError("it is wrong"),
-    "TwoArguments": TwoArguments("a", "b"),
-    "Unprintable": Unprintable(),
-    "SystemExit": SystemExit(3),
-    "KeyboardInterrupt": KeyboardInterrupt(),
-    "GeneratorExit": GeneratorExit(),
-    "Base": Base("base"),
-    "MemoryError": MemoryError(),
-    "RecursionError": RecursionError("deep"),
-    "ExceptionGroup": ExceptionGroup("several", [ValueError("one")]),
+_RAISED: dict[str, Callable[[], BaseException]] = {
+    "ValueError": lambda: ValueError("it is wrong"),
+    "TwoArguments": lambda: TwoArguments("a", "b"),
+    "Unprintable": Unprintable,
+    "SystemExit": lambda: SystemExit(3),
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "GeneratorExit": GeneratorExit,
+    "Base": lambda: Base("base"),
+    "MemoryError": MemoryError,
+    "RecursionError": lambda: RecursionError("deep"),
+    "ExceptionGroup": lambda: ExceptionGroup("several", [ValueError("one")]),
 }
 RAISED = tuple(_RAISED)
 """What :func:`raise_` can raise."""
