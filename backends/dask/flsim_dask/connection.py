@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from distributed import Client
 from distributed.security import Security
+from distributed.utils import silence_logging_cmgr
 
 T = TypeVar("T")
 
@@ -81,7 +84,9 @@ class Connection:
         )
 
     async def _disconnect(self) -> None:
-        await self.client.close()
+        # A client that has lost its scheduler logs how it tries to find it again. That it is lost is said elsewhere.
+        with contextlib.nullcontext() if self.alive else silence_logging_cmgr(logging.CRITICAL):
+            await self.client.close()
 
     def _drive(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self.loop) as runner:  # which cancels what is left, and closes it

@@ -78,7 +78,8 @@ class LocalCluster:
 
     def last_words(self) -> str:
         """What its processes printed last."""
-        text = self._printed.decode(errors="replace").strip()
+        lines = self._printed.decode(errors="replace").splitlines()
+        text = "\n".join(line for line in lines if not line.startswith(READY)).strip()
         return f"it printed\n{text}" if text else "it printed nothing"
 
     def stop(self) -> None:

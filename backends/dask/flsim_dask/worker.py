@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import contextlib
 import threading
 from typing import Any
 
 # A worker may have several threads, and several runs may use it at the same time.
 _ONE_AT_A_TIME = threading.Lock()
+_at_work: set[str] = set()
+"""The key of the task whose lease this process is at."""
 
 
 def run(address: str, small: list[bytes | None], *large: bytes) -> list[bytes]:
@@ -31,15 +32,32 @@ def run(address: str, small: list[bytes | None], *large: bytes) -> list[bytes]:
     left = iter(large)
     header, *buffers = [next(left) if part is None else part for part in small]
     worker = get_worker()
+    key = str(worker.get_current_task())
     with _ONE_AT_A_TIME:
-        # This tells the driver that the lease has begun. The scheduler's answer is waited for, since a ClientApp may
-        # end this process before a message that is only queued has left it.
-        sync(worker.loop, worker.scheduler.log_event, topic=address, msg=worker.get_current_task())
-        reply = run_lease(Frames(header, list(buffers)))
+        _at_work.add(key)
+        try:
+            # This tells the driver that the lease has begun. The scheduler's answer is waited for, since a ClientApp
+            # may end this process before a message that is only queued has left it.
+            sync(worker.loop, worker.scheduler.log_event, topic=address, msg=key)
+            reply = run_lease(Frames(header, list(buffers)))
+        finally:
+            _at_work.discard(key)
     return [reply.header, *map(bytes, reply.buffers)]
 
 
+def is_at(key: str) -> bool:
+    """Whether this worker has begun the lease whose task has this key, and not ended it."""
+    return key in _at_work
+
+
 def kill(address: str, dask_worker: Any) -> None:
-    """Kill the worker at ``address``. Runs in its nanny, which Dask passes as ``dask_worker``."""
-    if dask_worker.worker_address == address and dask_worker.pid is not None:
-        os.kill(dask_worker.pid, signal.SIGKILL)
+    """Kill the worker at ``address``, with what its ClientApp has started. Runs in its nanny, which Dask passes as
+    ``dask_worker``."""
+    import psutil
+
+    if dask_worker.worker_address != address or dask_worker.pid is None:
+        return  # it is gone already
+    worker = psutil.Process(dask_worker.pid)
+    for process in (worker, *worker.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()

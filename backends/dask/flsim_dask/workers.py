@@ -1,40 +1,20 @@
-"""Workers: what a Dask scheduler has, as places, and the lease that each is at.
-
-A lease is pinned to its worker, so that a death costs it alone and Dask's own retries are never reached. The task of a
-worker that died would then wait for ever, so the lease is ended here, as soon as the scheduler reports the worker's
-removal.
-"""
+"""Workers: what a Dask scheduler has, as places, and what it tells of them."""
 
 from __future__ import annotations
 
 import asyncio
-import bdb
+import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import distributed
-from distributed.scheduler import KilledWorker
-
-from flsim.envelope import describe
 from flsim.errors import BackendBroken, Cause, WorkerLost
 from flsim.payload import Frames
 from flsim.resources import Place, Resources
 from flsim_dask import worker as in_worker
 from flsim_dask.connection import Connection
-
-LARGE = 64 * 1024
-"""Buffers of so many bytes go to the worker ahead of the task, and stay there until its next lease, which mostly
-carries the same model. The rest goes with the task, through the scheduler …"""
-
-INLINE = 1024 * 1024
-"""… as long as it is not more than this."""
-
-RELEASE_AFTER = 0.01
-"""Seconds after which a task is released. The scheduler holds messages to a worker back for 5 ms after each, and the
-place's next lease should not wait behind this one's release."""
+from flsim_dask.leases import Lease, Leases, Worker
 
 LOOK_AGAIN = 1.0
 """Seconds after which the workers are looked at once more where there were new ones: what became of them in the moment
@@ -42,35 +22,6 @@ before the scheduler began to tell of them has not been heard."""
 
 WATCH = 1.0
 """Seconds between looks at whether the scheduler is there: Dask's client notices, and tells nobody who has no task."""
-
-OPEN = ("init", "running")
-"""States of a worker, as Dask calls them, in which it takes tasks: in a moment, or now."""
-
-
-@dataclass(slots=True, eq=False)
-class _Lease:
-    address: str
-    future: Future[Frames]
-    task: distributed.Future[list[bytes]] | None = None
-    """Once the scheduler has it."""
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    place: Place
-    nanny: bool
-    status: str
-    """As Dask calls it."""
-    aborted: bool = False
-    out_of_memory: bool = False
-    """Its nanny is about to end it for that."""
-    lease: _Lease | None = None
-    carried: dict[int, tuple[bytes, distributed.Future[bytes]]] = field(default_factory=dict)
-    """The buffers that it has, by their identity here."""
-
-    @property
-    def takes_leases(self) -> bool:
-        return self.status in OPEN and not self.aborted
 
 
 class Workers:
@@ -93,12 +44,12 @@ class Workers:
     ) -> None:
         self._connection = connection
         self._client = connection.client
-        self._loop = connection.loop
+        self._leases = Leases(connection, self._break)
         self._cpus = cpus
         self._changed = changed
         self._announce = announce
         self._gone = gone
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, Worker] = {}
         self._places: list[Place] = []
         self._broken: BackendBroken | None = None
         self._stale = False
@@ -115,13 +66,13 @@ class Workers:
 
     def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
         """Run a lease at ``place``."""
-        lease = _Lease(place.name, Future())
-        self._loop.call_soon_threadsafe(self._take, lease, frames, need)
-        return lease.future
+        future: Future[Frames] = Future()
+        self._connection.loop.call_soon_threadsafe(self._take, future, frames, need, place)
+        return future
 
     def abort(self, future: Future[Frames]) -> None:
         """End the worker that has this lease."""
-        self._loop.call_soon_threadsafe(self._connection.spawn, self._abort(future))
+        self._connection.loop.call_soon_threadsafe(lambda: self._connection.spawn(self._abort(future)))
 
     def close(self) -> None:
         """Let go of all leases and of the cluster."""
@@ -129,91 +80,43 @@ class Workers:
 
     # ---- leases
 
-    def _take(self, lease: _Lease, frames: Frames, need: Resources) -> None:
+    def _take(self, future: Future[Frames], frames: Frames, need: Resources, place: Place) -> None:
         if not self._connection.alive:
             self._break()
-        worker = self._workers.get(lease.address)
+        worker = self._workers.get(place.name)
         if self._broken is not None:
-            lease.future.set_exception(self._broken)
+            future.set_exception(self._broken)
         elif worker is None or not worker.takes_leases:
-            lease.future.set_exception(WorkerLost(Cause.NOT_STARTED, f"worker {lease.address} is gone"))
+            future.set_exception(WorkerLost(Cause.NOT_STARTED, f"worker {place.name} is gone"))
         else:
-            worker.lease = lease
-            self._connection.spawn(self._run(worker, lease, frames, need))
-
-    async def _run(self, worker: _Worker, lease: _Lease, frames: Frames, need: Resources) -> None:
-        try:
-            arguments = await self._carry(lease.address, worker, frames)
-            if lease.future.done():
-                return
-            lease.task = self._client.submit(
-                in_worker.run,
-                lease.address,
-                *arguments,
-                workers=[lease.address],
-                allow_other_workers=False,
-                pure=False,
-                resources=dict(need.custom) or None,
-            )
-            header, *buffers = await lease.task
-        except Exception as e:  # what Dask raises is of many kinds
-            self._failed(lease, e)
-        else:
-            self._end(lease, Frames(header, list(buffers)))
-
-    async def _carry(self, address: str, worker: _Worker, frames: Frames) -> list[Any]:
-        """The arguments of the task. What is large is sent ahead of it, where the worker does not have it already."""
-        parts = [part if isinstance(part, bytes) else bytes(part) for part in (frames.header, *frames.buffers)]
-        limit = LARGE if sum(len(p) for p in parts if len(p) < LARGE) <= INLINE else 0
-        large = {id(p): p for p in parts if len(p) >= limit}
-        ahead = {i: p for i, p in large.items() if i not in worker.carried}
-        if ahead:
-            sent = await self._client.scatter(list(ahead.values()), workers=[address], hash=False)
-            worker.carried |= {i: (p, future) for (i, p), future in zip(ahead.items(), sent, strict=True)}
-        worker.carried = {i: worker.carried[i] for i in large}
-        small = [None if id(p) in large else p for p in parts]
-        return [small, *(worker.carried[id(p)][1] for p in parts if id(p) in large)]
-
-    def _failed(self, lease: _Lease, error: Exception) -> None:
-        if lease.future.done():
-            return  # it was let go of, and this is how its task ends
-        if not self._connection.alive:
-            self._break()
-        elif isinstance(error, bdb.BdbQuit):
-            self._end(lease, error)
-        elif not isinstance(error, KilledWorker):  # the worker's removal is reported next, and ends the lease
-            text = (
-                f"Dask cannot run a lease on worker {lease.address}: {describe(error)}\n"
-                "The scheduler and the workers need flsim-dask as it is here: pip install flsim-dask"
-            )
-            self._end(lease, BackendBroken(text))
-
-    def _end(self, lease: _Lease, outcome: Frames | Exception) -> None:
-        worker = self._workers.get(lease.address)
-        if worker is not None and worker.lease is lease:
-            worker.lease = None
-        if lease.task is not None:
-            self._loop.call_later(RELEASE_AFTER, lease.task.release)
-        if lease.future.done():
-            return
-        if isinstance(outcome, Exception):
-            lease.future.set_exception(outcome)
-        else:
-            lease.future.set_result(outcome)
+            self._leases.begin(worker, future, frames, need)
 
     async def _abort(self, future: Future[Frames]) -> None:
-        worker = next((w for w in self._workers.values() if w.lease is not None and w.lease.future is future), None)
-        if worker is None or worker.lease is None:
+        leases = (lease for worker in self._workers.values() for lease in worker.leases)
+        lease = next((lease for lease in leases if lease.future is future), None)
+        if lease is None:
             return
-        lease, address = worker.lease, worker.lease.address
-        if future.running():  # otherwise the worker is at something of others, and the lease is only withdrawn
-            worker.aborted = True
+        address = lease.worker.address
+        begun = await self._has_begun(lease)
+        if future.done():
+            return
+        if begun:
+            lease.worker.aborted = True
             self._publish()
-            if worker.nanny:
-                await self._client.run(in_worker.kill, address, workers=[address], nanny=True, on_error="ignore")
+            if lease.worker.nanny:
+                with contextlib.suppress(KeyError):  # the scheduler does not know it any more
+                    await self._client.run(in_worker.kill, address, workers=[address], nanny=True, on_error="ignore")
             else:
                 self._announce(f"worker {address} has no nanny, so it cannot be ended; it gets no more leases")
-        self._end(lease, WorkerLost(Cause.ABORTED, f"its worker {address} was ended"))
+        self._leases.end(lease, WorkerLost(Cause.ABORTED, f"aborted at worker {address}"))
+
+    async def _has_begun(self, lease: Lease) -> bool:
+        """Whether the worker is at it; otherwise it is at something of others, and need not be ended."""
+        if lease.future.running() or lease.task is None:
+            return lease.future.running()
+        address = lease.worker.address
+        said = await self._client.run(in_worker.is_at, lease.task.key, workers=[address], on_error="ignore")
+        return bool(said.get(address, False))
 
     # ---- workers
 
@@ -225,13 +128,12 @@ class Workers:
 
     async def _close(self) -> None:
         self._watcher.cancel()
-        for address, worker in self._workers.items():
-            if worker.lease is not None:
-                self._end(worker.lease, WorkerLost(Cause.ABORTED, "the run is over"))
-            self._unsubscribe(address)
+        for worker in self._workers.values():
+            self._leases.end_all(worker, WorkerLost(Cause.ABORTED, "the run is over"))
+        self._leases.close()
+        for topic in (*self._workers, "all", "worker-restart-memory"):
+            self._unsubscribe(topic)
         self._workers.clear()
-        self._unsubscribe("all")
-        self._unsubscribe("worker-restart-memory")
 
     def _unsubscribe(self, topic: str) -> None:
         if self._connection.alive:
@@ -263,12 +165,12 @@ class Workers:
         new = found.keys() - self._workers.keys()
         for address, about in found.items():
             if address in new:
-                self._workers[address] = _Worker(self._place(address, about), bool(about["nanny"]), about["status"])
+                self._workers[address] = Worker(self._place(address, about), bool(about["nanny"]), about["status"])
                 self._client.subscribe_topic(address, partial(self._on_worker, address))
             else:
-                self._set_status(address, self._workers[address], about["status"])
+                self._set_status(self._workers[address], about["status"])
         if new:
-            self._loop.call_later(LOOK_AGAIN, self._look_soon)
+            self._connection.loop.call_later(LOOK_AGAIN, self._look_soon)
         self._publish()
 
     def _place(self, address: str, about: Mapping[str, Any]) -> Place:
@@ -276,21 +178,20 @@ class Workers:
         memory = about["memory_limit"] or 0  # a worker without a limit has no memory that could be booked
         return Place(address, Resources(cpus=cpus, memory=memory, custom=about["resources"]), leases=1)
 
-    def _set_status(self, address: str, worker: _Worker, status: str) -> None:
+    def _set_status(self, worker: Worker, status: str) -> None:
         worker.status = status
-        if not worker.takes_leases and worker.lease is not None and not worker.lease.future.running():
-            self._end(worker.lease, WorkerLost(Cause.NOT_STARTED, f"worker {address} is {status}"))
+        self._publish()
+        if not worker.takes_leases:
+            self._leases.end_unstarted(worker, f"worker {worker.address} is {status}")
 
     def _remove(self, address: str, about: Mapping[str, Any]) -> None:
-        worker = self._workers.get(address)
-        if worker is None:
-            return
-        if worker.lease is not None:
-            self._end(worker.lease, _lost(address, worker, worker.lease, about))
-        del self._workers[address]
-        self._unsubscribe(address)
+        if (worker := self._workers.pop(address, None)) is not None:
+            self._unsubscribe(address)
+            self._publish()
+            self._leases.lost(worker, about)
 
     def _publish(self) -> None:
+        """Tell what the places are, where that has changed: before leases end, lest they go where nothing is."""
         places = [worker.place for worker in self._workers.values() if worker.takes_leases]
         if places != self._places:
             self._places = places
@@ -305,7 +206,6 @@ class Workers:
             case {"action": "remove-worker", "worker": address}:
                 self._stale = True
                 self._remove(address, event[1])
-                self._publish()
 
     async def _on_memory(self, event: tuple[float, Any]) -> None:
         if (worker := self._workers.get(event[1]["worker"])) is not None:
@@ -317,13 +217,10 @@ class Workers:
             return
         match event[1]:
             case str(key):  # in_worker.run says that it has begun
-                lease = worker.lease
-                if lease is not None and lease.task is not None and lease.task.key == key:
-                    lease.future.set_running_or_notify_cancel()
+                self._leases.begun(worker, key)
             case {"action": "worker-status-change", "status": status}:
                 self._stale = True
-                self._set_status(address, worker, status)
-                self._publish()
+                self._set_status(worker, status)
 
     async def _watch(self) -> None:
         while self._connection.alive:
@@ -335,20 +232,4 @@ class Workers:
             self._broken = BackendBroken(self._gone())
             self._changed()
         for worker in self._workers.values():
-            if worker.lease is not None:
-                self._end(worker.lease, self._broken)
-
-
-def _lost(address: str, worker: _Worker, lease: _Lease, about: Mapping[str, Any]) -> WorkerLost:
-    """How a lease was lost with its worker, by what the scheduler says of the worker's removal."""
-    if worker.aborted:
-        return WorkerLost(Cause.ABORTED, f"its worker {address} was ended")
-    if about["expected"] or worker.status.startswith("clos"):
-        return WorkerLost(Cause.LEFT, f"worker {address} has left the cluster")
-    if lease.task is not None and lease.task.key in about["lost-computed-tasks"]:
-        return WorkerLost(Cause.LEFT, f"worker {address} died before its reply was fetched")
-    if not lease.future.running():
-        return WorkerLost(Cause.NOT_STARTED, f"worker {address} died before it began the lease")
-    if worker.out_of_memory:
-        return WorkerLost(Cause.MEMORY, f"worker {address} was ended by its nanny, for it had too much memory")
-    return WorkerLost(Cause.UNKNOWN, f"worker {address} died; Dask does not tell how")
+            self._leases.end_all(worker, self._broken)

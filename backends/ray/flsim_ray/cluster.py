@@ -1,45 +1,30 @@
-"""The connection to Ray: to a cluster of this host, to one that runs already, or the one that the process has.
-
-Ray knows one connection per process, and keeps much of what it reads in the environment. What it has no public way
-for is asked of its private modules here, and nowhere else.
-"""
+"""The connection to Ray: to a cluster of this host, to one that runs already, or the one that the process has."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import fcntl
 import os
 import secrets
-import signal
-import socket
+import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import ray
-from ray import _raylet as raylet_module
-from ray._private import ray_constants as constants_module
-from ray._private import services
-from ray._private import worker as ray_worker
 
 from flsim.envelope import describe
 from flsim.errors import BackendBroken, ConfigError
 from flsim_ray.plugin import RayOptions
-
-REACH = 5.0
-"""Seconds that a GCS has to take a connection."""
+from flsim_ray.private import gcs_address, init, reach, shutdown
 
 END = 5.0
 """Seconds that the processes of a cluster of this host have to end by themselves."""
 
-SHORT = 39
+SHORT = 35
 """Bytes that the path of a folder may have, so that Ray's sockets in it have no more than the 103 of macOS."""
-
-_raylet: Any = raylet_module  # written in Cython: its types are not known
-_constants: Any = constants_module  # it has none
 
 _one_at_a_time = threading.Lock()
 
@@ -65,8 +50,8 @@ def connection(options: RayOptions, folder: Path) -> Iterator[bool]:
         if ray.is_initialized():
             if options != RayOptions():
                 raise ConfigError(
-                    f"this process is connected to Ray at {gcs_address()} already, whatever the options of backend ray "
-                    "say. Leave them out to use that connection, or call ray.shutdown() before the run"
+                    f"this process is connected to Ray at {ray.get_runtime_context().gcs_address} already, whatever "
+                    "the options of backend ray say. Leave them out to use that connection, or call ray.shutdown() first"
                 )
             yield False
         elif options.address is None:
@@ -79,30 +64,42 @@ def connection(options: RayOptions, folder: Path) -> Iterator[bool]:
         _one_at_a_time.release()
 
 
-def gcs_address() -> str:
-    """HOST:PORT of the GCS of the cluster to which this process is connected."""
-    return str(ray.get_runtime_context().gcs_address)
-
-
-def reach(address: str) -> None:
-    """Make sure that somebody takes connections at HOST:PORT. Raises OSError."""
-    socket.create_connection(services.extract_ip_port(address), REACH).close()
+@contextlib.contextmanager
+def _joined(address: str) -> Iterator[None]:
+    """A cluster that runs already."""
+    try:
+        reach(gcs_address(address))  # where nobody listens, ray.init tries on for many minutes, out of reach of Ctrl-C
+    except (OSError, ValueError) as e:
+        raise BackendBroken(
+            f"there is no Ray cluster at address={address}: {describe(e)}. Give HOST:PORT of its GCS, as "
+            "'ray start --head' has shown it; 'ray status' says whether it runs"
+        ) from e
+    try:
+        init({}, address=address)
+    except Exception as e:  # of any kind: versions, tokens, no node on this host
+        raise BackendBroken(
+            f"cannot join the Ray cluster at address={address}: {describe(e)}. Run flsim on a host of the cluster, "
+            "with its versions of Ray and Python; if it wants a token, with RAY_AUTH_MODE=token and that token"
+        ) from e
+    try:
+        yield
+    finally:
+        shutdown()
 
 
 @contextlib.contextmanager
 def _of_this_host(options: RayOptions, folder: Path) -> Iterator[None]:
     """A cluster on the loopback interface, for whoever knows its token."""
+    resources = options.resources()
     with contextlib.ExitStack() as stack:
         if len(os.fsencode(folder)) > SHORT:
-            short = tempfile.TemporaryDirectory(prefix="flsim-run-", dir="/tmp", ignore_cleanup_errors=True)
-            folder = Path(stack.enter_context(short))
+            folder = stack.enter_context(_short_folder())
         token = folder / "token"
         token.touch(0o600)
         token.write_text(secrets.token_hex(32))
-        resources = options.resources()
         stack.callback(_end, folder)
         try:
-            _init(
+            init(
                 {
                     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: all that Ray opens is on 127.0.0.1
                     "RAY_AUTH_MODE": "token",
@@ -115,92 +112,17 @@ def _of_this_host(options: RayOptions, folder: Path) -> Iterator[None]:
                 num_gpus=options.gpus,
                 _memory=resources.memory,
                 include_dashboard=False,
-                _temp_dir=str(folder),
+                _temp_dir=str(folder / "ray"),  # Ray opens it to all, and the folder around it stays closed
             )
         except Exception as e:  # of any kind: its start has many steps
             raise BackendBroken(f"Ray does not start on this host: {describe(e)}") from e
         yield
 
 
-@contextlib.contextmanager
-def _joined(address: str) -> Iterator[None]:
-    """A cluster that runs already."""
-    _reread()
-    try:
-        # Where nobody listens, ray.init tries on for many minutes, out of reach of Ctrl-C.
-        reach(services.canonicalize_bootstrap_address(address) or address)
-    except (OSError, ValueError) as e:
-        raise BackendBroken(
-            f"there is no Ray cluster at address={address}: {describe(e)}. Give HOST:PORT of its GCS, as "
-            "'ray start --head' has shown it; 'ray status' says whether it runs"
-        ) from e
-    try:
-        _init({}, address=address)
-    except Exception as e:  # of any kind: versions, tokens, no node on this host
-        raise BackendBroken(
-            f"cannot join the Ray cluster at address={address}: {describe(e)}. Run flsim on a host of the cluster, "
-            "with its versions of Ray and Python; if it wants a token, with RAY_AUTH_MODE=token and that token"
-        ) from e
-    try:
-        yield
-    finally:
-        _shutdown()
-
-
-def _init(environment: Mapping[str, str | None], **settings: Any) -> None:
-    """``ray.init`` in this environment, without its logging. Afterwards the process is as it was, also where Ray
-    itself changes it: its PYTHONBREAKPOINT would make another of ``breakpoint()`` in the ServerApp, and its handler
-    of SIGTERM, which it sets in the main thread, ends what is not to be ended."""
-    handler = signal.getsignal(signal.SIGTERM)
-    kept = {name: os.environ.get(name) for name in ("PYTHONBREAKPOINT", "RAY_AUTH_MODE")}
-    with _environment({**kept, **environment}):
-        _reread()
-        try:
-            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **settings)
-        finally:
-            if handler is not None and threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, handler)
-    ray_worker._worker_logs_enabled = False  # or each worker's death is printed to stdout, beside our own report of it
-
-
-def _shutdown() -> None:
-    ray.shutdown()
-    ray_worker._worker_logs_enabled = True
-    _reread()
-
-
-def _reread() -> None:
-    """Have Ray read again what it has kept of the environment since it was imported, or since the last run."""
-    _constants.ENABLE_RAY_CLUSTER = _constants.env_bool(
-        _constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not _constants.IS_WINDOWS_OR_OSX
-    )
-    _raylet.Config.initialize("")  # before the token goes, or a thread of Ray's that still runs looks for it in vain
-    _raylet.AuthenticationTokenLoader.instance().reset_cache()
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """Have environment variables with these values; None: unset."""
-    before = {name: os.environ.get(name) for name in variables}
-    _set(variables)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
-def _set(variables: Mapping[str, str | None]) -> None:
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-
-
 def _end(folder: Path) -> None:
     """Shut down the cluster of this folder, and see that its processes are gone."""
     processes = _processes(folder)
-    _shutdown()
+    shutdown()
     alive = psutil.wait_procs(processes, timeout=END)[1]
     for process in alive:
         process.kill()
@@ -215,3 +137,30 @@ def _processes(folder: Path) -> list[psutil.Process]:
             if any(str(folder) in word for word in child.cmdline()):
                 found += [child, *child.children(recursive=True)]
     return found
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[Path]:
+    """A folder of mode 0700 whose path is short, whatever TMPDIR says. It is locked while this process lives, and
+    those of processes that were killed are removed."""
+    for left in Path("/tmp").glob("flsim-ray-*"):
+        with contextlib.suppress(OSError), _locked(left):  # it is in use, another user's, or just being removed
+            shutil.rmtree(left, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix="flsim-new-", dir="/tmp"))
+    with _locked(new):
+        folder = new.rename(new.with_name(new.name.replace("new", "ray", 1)))  # so that nobody finds it unlocked
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # a process that is being killed may still write to it
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder; it goes with the process, however that ends. Raises OSError where another has it."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(lock)

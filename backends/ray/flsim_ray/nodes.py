@@ -12,7 +12,7 @@ import ray
 from flsim.envelope import describe
 from flsim.errors import BackendBroken
 from flsim.resources import Place, Resources
-from flsim_ray.cluster import gcs_address, reach
+from flsim_ray.private import reach
 
 SLOTS_PER_CPU = 16
 """More leases at once than this, per cpu of a host, are refused, however little each needs."""
@@ -36,7 +36,7 @@ class Watcher:
         """Those that are alive, by Ray's id of the node."""
         self.broken: BackendBroken | None = None
         """Why the cluster is given up, once it is."""
-        self._gcs = gcs_address()
+        self._gcs = str(ray.get_runtime_context().gcs_address)
         self._changed = changed
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="flsim-ray", daemon=True)

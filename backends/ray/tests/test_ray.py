@@ -240,9 +240,9 @@ def test_two_runs_at_once_in_one_process_are_an_error_that_says_so(head: Head) -
 
 def test_a_process_that_is_connected_keeps_its_connection_and_a_run_uses_it(head: Head, tmp_path: Path) -> None:
     import ray
-    from flsim_ray.cluster import _reread
+    from flsim_ray.private import reread_environment
 
-    _reread()  # for this test alone: Ray may have been imported before the environment was set
+    reread_environment()  # for this test alone: Ray may have been imported before the environment was set
     ray.init(address=head.address, log_to_driver=False, logging_level=logging.CRITICAL)
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -370,12 +370,13 @@ except Exception as e:
 def test_a_stranger_on_this_host_is_refused() -> None:
     with Subject(SPEC, {"cpus": 1.0}).desk() as desk:
         desk.start()
-        from flsim_ray.cluster import gcs_address
+        import ray
 
+        address = ray.get_runtime_context().gcs_address
         env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         env |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_NUM_REDIS_GET_RETRIES": "1"}
         stranger = subprocess.run(
-            [sys.executable, "-c", STRANGER, gcs_address()], env=env, capture_output=True, text=True, check=False
+            [sys.executable, "-c", STRANGER, address], env=env, capture_output=True, text=True, check=False
         )
         assert stranger.returncode == 1
         assert "refused" in stranger.stderr

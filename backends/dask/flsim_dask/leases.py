@@ -1,0 +1,201 @@
+"""Leases: each is one task, pinned to its worker.
+
+So a death costs one lease alone, and Dask's own retries are never reached. But the task of a worker that died waits for
+ever, so who hears of the death ends the lease, by :meth:`Leases.lost`.
+"""
+
+from __future__ import annotations
+
+import bdb
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from distributed.scheduler import KilledWorker
+
+from flsim.envelope import describe
+from flsim.errors import BackendBroken, Cause, WorkerLost
+from flsim.payload import Frames
+from flsim.resources import Place, Resources
+from flsim_dask import worker as in_worker
+from flsim_dask.connection import Connection
+
+LARGE = 64 * 1024
+"""Buffers of so many bytes go to the worker ahead of the task, and stay there until its next lease, which mostly
+carries the same model. The rest goes with the task, through the scheduler …"""
+
+INLINE = 1024 * 1024
+"""… as long as it is not more than this."""
+
+RELEASE_AFTER = 0.01
+"""Seconds after which a task is released. The scheduler holds messages to a worker back for 5 ms after each, and the
+place's next lease should not wait behind this one's release."""
+
+OPEN = ("init", "running")
+"""States of a worker, as Dask calls them, in which it takes tasks: in a moment, or now."""
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A worker, and what it is at."""
+
+    place: Place
+    nanny: bool
+    status: str
+    """As Dask calls it."""
+    aborted: bool = False
+    out_of_memory: bool = False
+    """Its nanny is about to end it for that."""
+    leases: set[Lease] = field(default_factory=set)
+    """One, as its place takes; but a place that comes back may be asked what is installed there beside it."""
+    carried: dict[int, tuple[bytes, Any]] = field(default_factory=dict)
+    """The buffers that it has, by their identity here, each with the Dask future that keeps it there."""
+
+    @property
+    def address(self) -> str:
+        """Where it is, and what its place is called."""
+        return self.place.name
+
+    @property
+    def takes_leases(self) -> bool:
+        """Whether a task that is sent to it now is begun."""
+        return self.status in OPEN and not self.aborted
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """What is at a worker, or on its way there."""
+
+    worker: Worker
+    future: Future[Frames]
+    task: Any = None
+    """Its distributed.Future, once the scheduler has it."""
+
+
+class Leases:
+    """Runs leases. All is done on the connection's event loop.
+
+    Args:
+        gone: called when a lease meets that the scheduler is gone.
+    """
+
+    def __init__(self, connection: Connection, gone: Callable[[], None]) -> None:
+        self._connection = connection
+        self._gone = gone
+        self._unreleased: dict[str, Any] = {}
+
+    def begin(self, worker: Worker, future: Future[Frames], frames: Frames, need: Resources) -> None:
+        """Have ``worker`` run a lease that completes ``future``."""
+        lease = Lease(worker, future)
+        worker.leases.add(lease)
+        self._connection.spawn(self._run(lease, frames, need))
+
+    def begun(self, worker: Worker, key: str) -> None:
+        """``worker`` has begun the lease whose task has this key."""
+        for lease in worker.leases:
+            if lease.task is not None and lease.task.key == key and not lease.future.running():
+                lease.future.set_running_or_notify_cancel()
+
+    def end(self, lease: Lease, outcome: Frames | Exception) -> None:
+        """Complete the lease, unless it is, and forget its task."""
+        lease.worker.leases.discard(lease)
+        if lease.task is not None:
+            self._unreleased[lease.task.key] = lease.task
+            self._connection.loop.call_later(RELEASE_AFTER, self._release, lease.task.key)
+        if lease.future.done():
+            return
+        if isinstance(outcome, Exception):
+            lease.future.set_exception(outcome)
+        else:
+            lease.future.set_result(outcome)
+
+    def lost(self, worker: Worker, about: Mapping[str, Any]) -> None:
+        """The scheduler has removed ``worker``, and says this about it."""
+        for lease in list(worker.leases):
+            cause, what = _how(lease, about)
+            self.end(lease, WorkerLost(cause, f"worker {worker.address} {what}"))
+
+    def end_all(self, worker: Worker, error: Exception) -> None:
+        """End what ``worker`` is at."""
+        for lease in list(worker.leases):
+            self.end(lease, error)
+
+    def end_unstarted(self, worker: Worker, reason: str) -> None:
+        """End what ``worker`` has not begun, and will not soon."""
+        for lease in list(worker.leases):
+            if not lease.future.running():
+                self.end(lease, WorkerLost(Cause.NOT_STARTED, reason))
+
+    def close(self) -> None:
+        """Release what is not yet released."""
+        for key in list(self._unreleased):
+            self._release(key)
+
+    async def _run(self, lease: Lease, frames: Frames, need: Resources) -> None:
+        address = lease.worker.address
+        try:
+            arguments = await self._carry(lease.worker, frames)
+            if lease.future.done():
+                return
+            lease.task = self._connection.client.submit(
+                in_worker.run,
+                address,
+                *arguments,
+                workers=[address],
+                allow_other_workers=False,
+                pure=False,
+                resources=dict(need.custom) or None,
+            )
+            header, *buffers = await lease.task
+        except Exception as e:  # what Dask raises is of many kinds
+            self._failed(lease, e)
+        else:
+            self.end(lease, Frames(header, list(buffers)))
+
+    async def _carry(self, worker: Worker, frames: Frames) -> list[Any]:
+        """The arguments of the task. What is large is sent ahead of it, where the worker does not have it already."""
+        parts = [part if isinstance(part, bytes) else bytes(part) for part in (frames.header, *frames.buffers)]
+        limit = LARGE if sum(len(p) for p in parts if len(p) < LARGE) <= INLINE else 0
+        large = {id(p): p for p in parts if len(p) >= limit}
+        there = {i: worker.carried[i] for i in large if i in worker.carried}
+        if ahead := {i: p for i, p in large.items() if i not in there}:
+            sent = await self._connection.client.scatter(list(ahead.values()), workers=[worker.address], hash=False)
+            there |= {i: (p, future) for (i, p), future in zip(ahead.items(), sent, strict=True)}
+        worker.carried = there
+        small = [None if id(p) in large else p for p in parts]
+        return [small, *(there[id(p)][1] for p in parts if id(p) in large)]
+
+    def _failed(self, lease: Lease, error: Exception) -> None:
+        if lease.future.done():
+            return  # it was let go of, and this is how its task ends
+        if not self._connection.alive:
+            self._gone()
+        elif isinstance(error, bdb.BdbQuit):
+            self.end(lease, error)
+        elif not isinstance(error, KilledWorker):  # the worker's removal is reported next, and ends the lease
+            text = (
+                f"Dask cannot run a lease on worker {lease.worker.address}: {describe(error)}\n"
+                "The scheduler and the workers need flsim-dask as it is here: pip install flsim-dask"
+            )
+            self.end(lease, BackendBroken(text))
+
+    def _release(self, key: str) -> None:
+        if (task := self._unreleased.pop(key, None)) is not None:
+            task.release()
+
+
+def _how(lease: Lease, about: Mapping[str, Any]) -> tuple[Cause, str]:
+    """How a lease was lost with its worker."""
+    worker = lease.worker
+    if worker.aborted:
+        return Cause.ABORTED, "was ended"
+    if about["expected"] or worker.status.startswith("clos"):
+        return Cause.LEFT, "has left the cluster"
+    if lease.task is not None and lease.task.key in about["lost-computed-tasks"]:
+        return Cause.LEFT, "died before its reply was fetched"
+    if not lease.future.running():
+        return Cause.NOT_STARTED, "died before it began the lease"
+    if worker.out_of_memory:
+        return Cause.MEMORY, "was ended by its nanny, for it had too much memory"
+    return Cause.UNKNOWN, "died; Dask does not tell how"
