@@ -7,6 +7,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,8 +24,8 @@ from flsim_ray.private import gcs_address, init, reach, shutdown
 END = 5.0
 """Seconds that the processes of a cluster of this host have to end by themselves."""
 
-SHORT = 35
-"""Bytes that the path of a folder may have, so that Ray's sockets in it have no more than the 103 of macOS."""
+SHORT = (103 if sys.platform == "darwin" else 107) - 68
+"""Bytes that the path of a folder may have, so that those of Ray's sockets in it have no more than a socket's may."""
 
 _one_at_a_time = threading.Lock()
 
@@ -51,7 +52,7 @@ def connection(options: RayOptions, folder: Path) -> Iterator[bool]:
             if options != RayOptions():
                 raise ConfigError(
                     f"this process is connected to Ray at {ray.get_runtime_context().gcs_address} already, whatever "
-                    "the options of backend ray say. Leave them out to use that connection, or call ray.shutdown() first"
+                    "the options of backend ray say. Leave them out to use that, or call ray.shutdown() before the run"
                 )
             yield False
         elif options.address is None:

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -229,6 +230,19 @@ def test_a_place_that_is_gone_fails_a_lease_as_not_started(head: Head) -> None:
         assert error.cause is Cause.NOT_STARTED
 
 
+def test_a_lease_whose_need_no_host_has_any_more_is_lost_with_its_host(head: Head, tmp_path: Path) -> None:
+    with Subject(SPEC, {"address": head.address}).desk() as desk:
+        desk.start()
+        future = desk.submit("begin", seconds=600.0, folder=str(tmp_path))
+        assert until(lambda: len(notes(tmp_path)) == 1, 30)
+        desk.backend._watcher.places = {}  # type: ignore[attr-defined]  # what a watcher sees when the last host leaves
+        assert desk.backend.capacity() == []
+        error = future.exception(0)
+        assert isinstance(error, WorkerLost)
+        assert error.cause is Cause.LEFT
+        assert until(lambda: not alive(int(notes(tmp_path)[0])), 5)
+
+
 def test_two_runs_at_once_in_one_process_are_an_error_that_says_so(head: Head) -> None:
     def main(grid: Grid, context: Context) -> None:
         with pytest.raises(BackendBroken, match="one connection per process"):
@@ -370,6 +384,8 @@ except Exception as e:
 def test_a_stranger_on_this_host_is_refused() -> None:
     with Subject(SPEC, {"cpus": 1.0}).desk() as desk:
         desk.start()
+        assert stat.S_IMODE(desk.info.folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE((desk.info.folder / "token").stat().st_mode) == 0o600
         import ray
 
         address = ray.get_runtime_context().gcs_address
@@ -388,10 +404,12 @@ def test_a_cluster_of_this_host_starts_also_with_a_long_tmpdir(tmp_path: Path, m
     long = tmp_path / ("long" * 20)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
+    left = tempfile.mkdtemp(prefix="flsim-ray-", dir="/tmp")  # as by a driver that was killed
     assert run(draw, nodes=2, cpus=1).answered == 4
+    assert not Path(left).exists()
 
 
-def test_sigterm_ends_a_run_with_143_and_leaves_nothing(tmp_path: Path) -> None:
+def test_sigterm_to_the_process_group_ends_a_run_with_143_and_leaves_nothing(tmp_path: Path) -> None:
     app = tmp_path / "app.py"
     app.write_text(
         "from flsim import *\nfrom flsim.testing.apps import client, plan\n"
@@ -400,10 +418,12 @@ def test_sigterm_ends_a_run_with_143_and_leaves_nothing(tmp_path: Path) -> None:
         "    grid.send_and_receive(Message(held, n, 'query.begin') for n in grid.get_node_ids())\n"
     )
     command = [f"{SCRIPTS}/flsim", "run", str(app), "--backend", "ray", "-o", "cpus=1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
         assert until(lambda: len(notes(tmp_path)) == 1, 60)
         pids = children(process.pid)
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         output, _ = process.communicate(timeout=5)
     assert process.returncode == 143, output
     assert "terminated" in output

@@ -50,8 +50,9 @@ def backends(
     for row in rows:
         if row["options"]:
             console.print(f"\noptions of {escape(row['name'])} (-o KEY=VALUE)", style="bold")
+            widths = [max(len(o[part]) for o in row["options"]) for part in ("name", "type")]
             for option in row["options"]:
-                text = f"  {option['name']:<10} {option['type']:<8} {option['help']}"
+                text = f"  {option['name']:<{widths[0]}}  {option['type']:<{widths[1]}}  {option['help']}"
                 console.print(escape(text))
     for plugin in broken:
         text = f"plugin {plugin['plugin']} of {plugin['distribution']} cannot be used: {plugin['error']}"
