@@ -65,9 +65,12 @@ class Cluster:
     def run(self, *command: str) -> None:
         """Start a process."""
         guarded = [sys.executable, "-c", GUARD, sys.executable, "-m", "dask", *command]
-        environment = {**os.environ, "TMPDIR": str(self.folder)}
+        # As on another host: in another directory, with another HOME, without the tests' own path.
+        environment = {**os.environ, "TMPDIR": str(self.folder), "HOME": str(self.folder)}
         with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(guarded, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
+            process = subprocess.Popen(
+                guarded, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, cwd=self.folder
+            )
         process.wait()
         self.processes.append(process)
 

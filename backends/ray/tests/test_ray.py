@@ -98,10 +98,11 @@ def running_head() -> Iterator[Head]:
             *("--node-ip-address=127.0.0.1", "--include-dashboard=false", f"--temp-dir={folder}"),
         ]
         try:
-            # Its TMPDIR is its own, as on another host. What its workers unpack stays there until the next that unpacks
-            # something sweeps it, since Ray ends workers without their atexit.
-            environment = os.environ | {"TMPDIR": folder}
-            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            # As on another host: in another directory, with another HOME and TMPDIR. What its workers unpack there
+            # stays until the next that unpacks something sweeps it, since Ray ends workers without their atexit.
+            environment = os.environ | {"TMPDIR": folder, "HOME": folder}
+            quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            subprocess.run(command, check=True, env=environment, cwd=folder, **quiet)
             yield head
         finally:
             head.end()

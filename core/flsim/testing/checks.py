@@ -24,12 +24,13 @@ from flsim.aggregate import weighted_mean
 from flsim.apps import Context, ServerApp
 from flsim.code import Code, Reference
 from flsim.envelope import Generators, describe
-from flsim.errors import Cause, UnsupportedResources, WorkerLost
+from flsim.errors import BackendBroken, Cause, UnsupportedResources, WorkerLost
 from flsim.fleet import Kind
 from flsim.grid import Grid
 from flsim.job import Job, JobKind, job_digest
 from flsim.message import ErrorCode, Message
 from flsim.payload import Frames, decode, encode
+from flsim.project import Project, load_project
 from flsim.records import ConfigRecord, RecordDict
 from flsim.resources import Resources
 from flsim.testing.apps import RAISED, client, notes
@@ -445,6 +446,60 @@ def answer(msg, context):
     word = Path(__file__).with_name("word.txt").read_text()
     return Message(RecordDict({"values": ConfigRecord({"word": word})}), reply_to=msg)
 """
+
+
+@check(8, "hosts")
+def an_edited_app_runs_anew_where_its_folder_is_not(subject: Subject) -> None:
+    """An app whose folder is gone when its messages are sent, run twice with an edit between: each run is of the code
+    that it began with, also where both met the same workers."""
+    with _folder() as folder:
+        for word in ("first", "second"):
+            app = folder / "app"
+            app.mkdir()
+            (app / "pyproject.toml").write_text(_EDITED_TABLE)
+            (app / "edited.py").write_text(_EDITED.format(word=word, folder=str(app), away=str(folder / word)))
+            result = subject.run_project(load_project(app))
+            words = result.state.config_records["words"]
+            assert set(words.values()) == {word}, f"the {word} version was started, and {dict(words)} ran"
+
+
+_EDITED_TABLE = """
+[tool.flsim]
+server = "edited:server"
+client = "edited:client"
+nodes = 8
+"""
+
+_EDITED = """
+import os
+from flsim import ClientApp, ConfigRecord, Message, RecordDict, ServerApp
+
+server, client = ServerApp(), ClientApp()
+
+@client.query()
+def answer(msg, context):
+    return Message(RecordDict({{"values": ConfigRecord({{"word": "{word}"}})}}), reply_to=msg)
+
+@server.main()
+def main(grid, context):
+    os.rename("{folder}", "{away}")
+    replies = grid.send_and_receive(Message(RecordDict(), n, "query") for n in grid.get_node_ids())
+    context.state["words"] = ConfigRecord({{str(i): r.content["values"]["word"] for i, r in enumerate(replies)}})
+"""
+
+
+@check(8, "hosts")
+def what_the_app_needs_and_a_host_lacks_is_named(subject: Subject) -> None:
+    """A distribution that the app needs and no worker has ends the run before its ServerApp is called."""
+    lacking = "a-distribution-that-is-nowhere"
+    kinds = (Kind("default", client, 4),)
+    project = Project("check", _unreached, kinds, declared=False, requirements=(lacking,))
+    try:
+        subject.run_project(project)
+    except BackendBroken as e:
+        assert lacking in str(e), f"the distribution is not named: {e}"
+        return
+    raise AssertionError("the run ended well, though its app needs what there is not")
 
 
 # ---- 9: printing

@@ -70,6 +70,10 @@ class Subject:
         """Run ``server`` with the checks' ClientApp on this backend, through the engine."""
         fleet = tuple(kinds) or (Kind("default", client, nodes),)
         project = Project("check", server, fleet, config or {}, declared=False)
+        return self.run_project(project, seed=seed, options=options)
+
+    def run_project(self, project: Project, *, seed: int = 7, options: Mapping[str, Any] | None = None) -> RunResult:
+        """Run a project on this backend, through the engine."""
         made = make_options(self.spec, self.options if options is None else options)
         return Plan(project, self.spec, made, seed).run()
 
