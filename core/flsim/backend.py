@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -123,6 +123,9 @@ class BackendSpec:
     """Distributions that must be there: looked for in the metadata, never imported."""
     install: str = ""
     """What to type where they are missing."""
+    lingers: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by which processes of the backend's library may outlive a driver that is killed, by a part of their
+    command line. All else is gone within five."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.options, type) and is_dataclass(self.options)):

@@ -74,4 +74,6 @@ SPEC = BackendSpec(
     honours=frozenset({"cpus", "gpus", "custom", "isolation", "abort", "hosts"}),
     requires=("ray", "psutil"),
     install="pip install flsim-ray",
+    # Its agents try for a minute to report the death of their raylet to a GCS that is gone, too.
+    lingers={"ray::DashboardAgent": 90.0, "ray::RuntimeEnvAgent": 90.0},
 )

@@ -309,14 +309,12 @@ ON_THIS_HOST = {
     "what_start_started_ends_with_a_driver_that_is_killed",
     "nothing_listens_beyond_this_host",
 }
-AGENTS = {"ray::DashboardAgent": 90.0, "ray::RuntimeEnvAgent": 90.0}
-"""Ray's own, which try for a minute to report the death of their raylet to a GCS that is gone, too."""
 
 
 class TestContractOnThisHost(BackendContract):
     @pytest.fixture
     def subject(self) -> Subject:
-        return Subject(SPEC, {"cpus": 2.0}, lingering=AGENTS)
+        return Subject(SPEC, {"cpus": 2.0})
 
     @pytest.mark.timeout(240)  # the agents are waited for
     @pytest.mark.parametrize("check", [pytest.param(c, id=c.name) for c in CHECKS if c.name in ON_THIS_HOST])

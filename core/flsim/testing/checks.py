@@ -377,10 +377,9 @@ def what_start_started_ends_with_a_driver_that_is_killed(subject: Subject) -> No
             processes = {p: command(p) for p in children(driver.pid)}
             driver.kill()
         assert begun and notes(folder), "the driver's lease does not begin"
-        assert until(lambda: not any(alive(p) for p in processes if not _lingers(subject, processes[p])), 5), (
-            f"these outlive a driver that was killed: { {p: c for p, c in processes.items() if alive(p)} }"
-        )
-        longest = max(subject.lingering.values(), default=0.0)
+        gone = until(lambda: not any(alive(p) for p in processes if not _lingers(subject, processes[p])), 5)
+        assert gone, f"these outlive a driver that was killed: {[c[:80] for p, c in processes.items() if alive(p)]}"
+        longest = max(subject.spec.lingers.values(), default=0.0)
         assert until(lambda: not any(map(alive, processes)), longest), "what may linger a while stays"
 
 
@@ -392,7 +391,7 @@ def drive(subject: Subject, folder: str) -> None:
 
 
 def _lingers(subject: Subject, command: str) -> bool:
-    return any(part in command for part in subject.lingering)
+    return any(part in command for part in subject.spec.lingers)
 
 
 # ---- 7: submit out of its time

@@ -24,6 +24,7 @@ from flsim.records import ConfigRecord, RecordDict
 from flsim.resources import Place, Resources, slots
 from flsim.result import RunResult
 from flsim.testing.apps import client
+from flsim.testing.watch import until
 from flsim.wire import Outcome, Packed, pack_lease, unpack_lease, with_job
 
 NODES = 20
@@ -39,7 +40,6 @@ class Subject:
         variants: further options under which a run must come to the same result.
         known: checks that are known to fail, by name, with the reason. They must fail.
         patience: seconds that a check waits for a lease, or for ``stop``: a hang is found by it.
-        lingering: seconds that processes may outlive a driver that is killed, by a part of their command line.
     """
 
     spec: BackendSpec
@@ -47,7 +47,6 @@ class Subject:
     variants: Sequence[Mapping[str, Any]] = ()
     known: Mapping[str, str] = field(default_factory=dict)
     patience: float = 60.0
-    lingering: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, spec: BackendSpec, options: Mapping[str, Any]) -> Subject:
@@ -112,10 +111,9 @@ class Desk:
         return self
 
     def place(self) -> Place:
-        """A place that takes a lease."""
-        places = [p for p in self.backend.capacity() if p.leases]
-        assert places, f"capacity() has no place that takes a lease: {self.backend.capacity()}"
-        return places[0]
+        """A place that takes a lease, once there is one: after a death there may be none until the worker is replaced."""
+        assert until(lambda: bool(self.places(1)), self.patience), "capacity() has no place that takes a lease"
+        return self.places(1)[0]
 
     def places(self, count: int) -> list[Place]:
         """Places for ``count`` leases at once, or as many as there are."""
