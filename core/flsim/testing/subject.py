@@ -111,7 +111,7 @@ class Desk:
         return self
 
     def place(self) -> Place:
-        """A place that takes a lease, once there is one: after a death there may be none until the worker is replaced."""
+        """A place that takes a lease, once there is one: after a death its worker may have to be replaced first."""
         assert until(lambda: bool(self.places(1)), self.patience), "capacity() has no place that takes a lease"
         return self.places(1)[0]
 
