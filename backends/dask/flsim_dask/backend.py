@@ -38,7 +38,7 @@ class DaskBackend(Backend):
 
     def start(self, run: RunInfo) -> None:
         if self._options.scheduler is not None:
-            self.patience = self._options.patience
+            self.patience = self._options.wait
             self._join(run, self._options.scheduler, self._security(), None)
             return
         host = self._options.resources()

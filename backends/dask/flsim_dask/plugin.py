@@ -26,7 +26,7 @@ class DaskOptions(HostOptions):
             "default: a cluster of this host, for this run alone"
         },
     )
-    patience: float = field(
+    wait: float = field(
         default=60.0,
         metadata={"help": "seconds to wait for the first worker of a running scheduler, where it has none"},
     )
@@ -41,6 +41,8 @@ class DaskOptions(HostOptions):
     )
 
     def __post_init__(self) -> None:
+        if not self.wait >= 0:
+            raise ConfigError(f"wait is zero seconds or more, not {self.wait:g}")
         files = {
             "tls_ca_file": self.tls_ca_file,
             "tls_client_cert": self.tls_client_cert,

@@ -417,6 +417,7 @@ def test_a_driver_on_stdin_that_is_killed_leaves_no_process(tmp_path: Path) -> N
             "tls_ca_file: there is no file /no",
         ),
         ({"cpus": 0}, "cpus is more than zero"),
+        ({"wait": -1.0}, "wait is zero seconds or more"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], says: str) -> None:

@@ -61,6 +61,23 @@ def test_a_cluster_that_nobody_runs_is_an_error_at_once() -> None:
         run(lambda grid, context: None, address="127.0.0.1:1")
 
 
+def test_ray_is_imported_by_nothing_but_a_run_on_ray() -> None:
+    script = """
+import sys
+import flsim
+from flsim.cli.app import app
+from flsim.testing.apps import client
+server = flsim.ServerApp()
+server.main()(lambda grid, context: None)
+flsim.run(server, client, nodes=2, backend="serial", quiet=True)
+app(["backends"], standalone_mode=False)
+sys.exit("ray" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "flsim-ray" in done.stdout
+
+
 # ---- a cluster that runs
 
 SCRIPTS = sysconfig.get_path("scripts")
