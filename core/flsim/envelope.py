@@ -131,6 +131,8 @@ class _Tee:
         self._left: dict[int, int] = {}
 
     def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         thread = threading.get_ident()
         printed = self._printed.get(thread)
         if printed is None:

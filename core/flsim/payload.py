@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from flsim.envelope import describe
 from flsim.records import RecordDict
 
 Buffer = bytes | bytearray | memoryview
@@ -111,13 +112,9 @@ def unencodable(content: Any, error: BaseException) -> str:
     for key, value in parts.items():
         try:
             encode(value)
-        except Exception as e:  # any exception of any user's __reduce__; it is what we look for
-            return f"{where}[{key!r}] ({type(value).__name__}) cannot be encoded: {_text(e)}"
-    return f"{where} cannot be encoded: {_text(error)}"
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+        except BaseException as e:  # whatever a user's __reduce__ raises; it is what we look for
+            return f"{where}[{key!r}] ({type(value).__name__}) cannot be encoded: {describe(e)}"
+    return f"{where} cannot be encoded: {describe(error)}"
 
 
 def _address(raw: memoryview) -> int:

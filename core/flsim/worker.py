@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import bdb
 import pickle
 import time
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flsim.apps import Context
 from flsim.envelope import Generators, around_lease, describe, seed_globals, traceback_of
 from flsim.errors import AppLoadError, BackendBroken, WorkerLost
 from flsim.fleet import FIRST_NODE_ID
 from flsim.job import Job, JobKind, inspect_host, known_job, prepare, worker_name
-from flsim.message import SERVER_NODE_ID, ErrorCode, Message, Metadata
+from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
 from flsim.payload import Buffer, Frames, decode, encode, unencodable
 from flsim.records import RecordDict
 from flsim.resources import Place, Resources
@@ -68,7 +69,9 @@ async def worker_loop(link: LinkState, backend: Backend, sent: JobSent, kind: in
             link.lost(lease, e)
         except (BackendBroken, AppLoadError, bdb.BdbQuit) as e:
             link.fail(e)
-        except Exception as e:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as e:  # a backend is foreign code; a loop that ended unheard would leave the run waiting
             error = BackendBroken(f"the backend failed with {describe(e)}")
             error.__cause__ = e
             link.fail(error)
@@ -187,20 +190,17 @@ def _answer(
         return failed(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, describe(e), traceback_of(e))
     executed = clock()
 
-    if not isinstance(answer, Message):
-        return failed(ErrorCode.REPLY_INVALID, f"the ClientApp returned {type(answer).__name__}, not a Message")
-    about = answer.metadata
-    if about.reply_to_message_id != metadata.message_id:
-        return failed(
-            ErrorCode.REPLY_INVALID,
-            "the ClientApp returned a Message that is no reply to the one it got; write Message(content, reply_to=msg)",
-        )
-    if answer.has_error():
-        error = answer.error
-        return failed(error.code, error.reason, error.traceback)
+    try:
+        fault, sent = _faults(answer, metadata.message_id)
+    except BaseException as e:  # the app may have put anything in the place of what a Message has
+        fault, sent = f"the reply cannot be read: {describe(e)}", None
+    if fault or sent is None:
+        return failed(ErrorCode.REPLY_INVALID, fault)
+    if sent.error is not None:
+        return failed(sent.error.code, sent.error.reason, sent.error.traceback)
     first = len(out)
     try:
-        what: Any = answer.content
+        what: Any = sent.content
         part = _encoded(what, out)
         what = context.state
         if type(what) is not RecordDict:
@@ -212,9 +212,36 @@ def _answer(
         del out[first:]
         return failed(ErrorCode.REPLY_UNENCODABLE, unencodable(what, e), traceback_of(e))
     return (
-        id_, None, part, after, about.group_id, about.created_at,
+        id_, None, part, after, sent.group_id, sent.created_at,
         decoded - begun, executed - decoded, clock() - executed,
     )  # fmt: skip
+
+
+class _Sent(NamedTuple):
+    """What of a ClientApp's reply is sent, of the types that it must be of."""
+
+    content: Any
+    error: Error | None
+    group_id: str
+    created_at: float
+
+
+def _faults(answer: Any, message_id: str) -> tuple[str, _Sent | None]:
+    """What is wrong with what a ClientApp returned, or what of it is sent."""
+    if not isinstance(answer, Message):
+        return f"the ClientApp returned {type(answer).__name__}, not a Message", None
+    about = answer.metadata
+    if about.reply_to_message_id != message_id:
+        return "the ClientApp returned no reply to its message; write Message(content, reply_to=msg)", None
+    if type(about.group_id) is not str or type(about.created_at) is not float:
+        kinds = f"{type(about.group_id).__name__} and {type(about.created_at).__name__}"
+        return f"the reply has a group_id and a created_at of type {kinds}, not str and float", None
+    if not answer.has_error():
+        return "", _Sent(answer.content, None, about.group_id, about.created_at)
+    error = answer.error
+    if not isinstance(error.code, int) or type(error.reason) is not str or type(error.traceback) is not str:
+        return "the reply carries an Error whose code, reason and traceback are not an int and two str", None
+    return "", _Sent(None, error, about.group_id, about.created_at)
 
 
 def _made(client: Any, context: Context) -> Any:

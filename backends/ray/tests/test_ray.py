@@ -195,7 +195,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_run_costs_no_message(head: H
     @client.query("work")
     def work(msg: Message, context: Context) -> Message:
         note(calls, str(os.getpid()))
-        time.sleep(0.05)
+        time.sleep(0.05)  # work, in the middle of which the worker is killed
         return Message(RecordDict({"v": ConfigRecord({"node": context.node_id})}), reply_to=msg)
 
     killed = set()

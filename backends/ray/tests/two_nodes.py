@@ -27,7 +27,7 @@ answered: list[int] = []
 
 @client.query("work")
 def work(msg: Message, context: Context) -> Message:
-    time.sleep(0.05)
+    time.sleep(0.05)  # work, in the middle of which the worker is killed
     return Message(RecordDict({"v": ConfigRecord({"raylet": os.getppid()})}), reply_to=msg)
 
 

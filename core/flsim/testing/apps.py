@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flsim.apps import ClientApp, Context
-from flsim.message import Message
+from flsim.message import Error, ErrorCode, Message
 from flsim.records import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 client = ClientApp()
@@ -166,20 +166,56 @@ def _refuse() -> None:
     raise RuntimeError("this cannot be decoded")
 
 
+class Exits:
+    """Ends what encodes it."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit(3)
+
+
+RETURNED = {
+    "none": ErrorCode.REPLY_INVALID,
+    "text": ErrorCode.REPLY_INVALID,
+    "message itself": ErrorCode.REPLY_INVALID,
+    "instruction": ErrorCode.REPLY_INVALID,
+    "no metadata": ErrorCode.REPLY_INVALID,
+    "group_id that stays here": ErrorCode.REPLY_INVALID,
+    "error without a code": ErrorCode.REPLY_INVALID,
+    "unpicklable": ErrorCode.REPLY_UNENCODABLE,
+    "exits when encoded": ErrorCode.REPLY_UNENCODABLE,
+    "bytes printed": ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
+}
+"""What :func:`return_` can do wrong, and the code of the error that it gets in its worker."""
+
+
 @client.query("return")
 def return_(msg: Message, context: Context) -> Any:
     """Return what ``what`` says, which is no proper reply."""
     what = plan(msg)["what"]
-    if what == "none":
-        return None
-    if what == "message itself":
-        return msg
-    if what == "instruction":
-        return Message(RecordDict(), 2, "query.echo")
-    if what == "unpicklable":
-        return Message(Unpicklable(), reply_to=msg)
-    if what == "undecodable":
-        return Message(Undecodable(), reply_to=msg)
+    reply = Message(RecordDict(), reply_to=msg)
+    match what:
+        case "none":
+            return None
+        case "message itself":
+            return msg
+        case "instruction":
+            return Message(RecordDict(), 2, "query.echo")
+        case "no metadata":
+            del reply.metadata
+            return reply
+        case "group_id that stays here":
+            reply.metadata.group_id = Unpicklable()  # type: ignore[assignment]  # which is what this is about
+            return reply
+        case "error without a code":
+            return Message(Error("none", "wrong"), reply_to=msg)  # type: ignore[arg-type]  # so it is
+        case "unpicklable":
+            return Message(Unpicklable(), reply_to=msg)
+        case "undecodable":
+            return Message(Undecodable(), reply_to=msg)
+        case "exits when encoded":
+            return Message({"it": Exits()}, reply_to=msg)
+        case "bytes printed":
+            sys.stdout.write(b"bytes")  # type: ignore[arg-type]  # so it is
     return str(what)
 
 

@@ -33,7 +33,7 @@ from flsim.payload import Frames, decode, encode
 from flsim.project import Project, load_project
 from flsim.records import ConfigRecord, RecordDict
 from flsim.resources import Resources
-from flsim.testing.apps import RAISED, client, notes
+from flsim.testing.apps import RAISED, RETURNED, client, notes
 from flsim.testing.subject import Desk, Subject
 from flsim.testing.watch import alive, children, command, kill, listening, until
 from flsim.wire import Packed, pack_lease, unpack_lease, wants_job, with_job
@@ -133,14 +133,7 @@ def what_an_app_raises_or_returns_never_fails_the_future(subject: Subject) -> No
             error = desk.answer("raise", how=how).error
             assert error is not None and error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{how} gave {error}"
             assert how.split("(")[0] in error.reason, f"{how} is not named: {error.reason}"
-        expected = {
-            "none": ErrorCode.REPLY_INVALID,
-            "text": ErrorCode.REPLY_INVALID,
-            "message itself": ErrorCode.REPLY_INVALID,
-            "instruction": ErrorCode.REPLY_INVALID,
-            "unpicklable": ErrorCode.REPLY_UNENCODABLE,
-        }
-        for what, code in expected.items():
+        for what, code in RETURNED.items():
             error = desk.answer("return", what=what).error
             assert error is not None and error.code == code, f"returning {what} gave {error}"
 
