@@ -6,11 +6,11 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from textwrap import dedent
 
-from flsim import Error, Message, Metadata, RecordDict
+from flsim import ConfigRecord, Context, Error, Grid, Message, Metadata, RecordDict, ServerApp
 
 FLSIM = Path(sysconfig.get_path("scripts"), "flsim")
 """The console script of this environment."""
@@ -122,3 +122,22 @@ def reply(node: int, content: object) -> Message:
     """A node's reply; an Error in the place of content makes it an error reply."""
     assert content is None or isinstance(content, (RecordDict, Error, str))
     return Message(content, reply_to=instruction(node))
+
+
+def server_of(main: Callable[[Grid, Context], None]) -> ServerApp:
+    """A ServerApp of this ``main``."""
+    server = ServerApp()
+    server.main()(main)
+    return server
+
+
+def ask(grid: Grid, action: str, nodes: range | list[int] | None = None, **plan: bool | float | str) -> list[Message]:
+    """Ask nodes, all by default, for an action of the checks' ClientApp."""
+    content = RecordDict({"plan": ConfigRecord(plan)})
+    chosen = grid.get_node_ids() if nodes is None else nodes
+    return grid.send_and_receive(Message(content, n, f"query.{action}") for n in chosen)
+
+
+def codes(replies: list[Message]) -> list[int | None]:
+    """The code of each reply; None where it has content."""
+    return [r.error.code if r.has_error() else None for r in replies]

@@ -24,8 +24,8 @@ class LosesAReply(SerialBackend):
 
     count = 0
 
-    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
-        future = super().submit(frames, need, place)
+    def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
+        future = super().submit(frames, need, place, devices)
         self.count += 1
         return Future() if self.count == 3 else future
 
@@ -39,8 +39,8 @@ class _Twice(Future[Frames]):
 class CompletesTwice(SerialBackend):
     """A future calls back twice."""
 
-    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
-        future, inner = _Twice(), super().submit(frames, need, place)
+    def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
+        future, inner = _Twice(), super().submit(frames, need, place, devices)
         inner.add_done_callback(lambda f: future.set_result(f.result()))
         return future
 
@@ -86,16 +86,16 @@ class DropsEqualSubmissions(SerialBackend):
         super().__init__(options)
         self._known: dict[bytes, Future[Frames]] = {}
 
-    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
+    def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
         if frames.header not in self._known:
-            self._known[frames.header] = super().submit(frames, need, place)
+            self._known[frames.header] = super().submit(frames, need, place, devices)
         return self._known[frames.header]
 
 
 class MixesUpSeeds(SerialBackend):
     """Each message is taken for its node's next one."""
 
-    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
+    def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
         *rest, messages = pickle.loads(frames.header)
         messages = [(id_, node, k + 1, *more) for id_, node, k, *more in messages]
         return super().submit(Frames(pickle.dumps((*rest, messages)), frames.buffers), need, place)
@@ -108,7 +108,7 @@ class OneDeathFailsItsNeighbours(PoolBackend):
         super().start(run)
         self._pool = ProcessPoolExecutor(2)
 
-    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
+    def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
         future: Future[Frames] = Future()
         try:
             inner = self._pool.submit(run_lease, frames)

@@ -205,7 +205,7 @@ def test_with_json_the_result_is_all_that_goes_to_stdout(tmp_path: Path) -> None
     result: dict[str, Any] = json.loads(done.stdout)
     assert result["app"] == "folder"
     assert (result["backend"], result["nodes"], result["seed"]) == ("serial", 3, 7)
-    assert result["options"] == {"cpus": 1.0, "memory": None}
+    assert result["options"] == {"cpus": 1.0, "gpus": None, "memory": None, "custom": None}
     assert result["counts"] == {"train": {"sent": 3, "answered": 3, "errors": {}, "reasons": []}}
     assert result["metrics"] == [{"round": 1, "answered": 3}]
     assert "the server prints" in done.stderr
@@ -273,7 +273,14 @@ def test_a_dry_run_says_what_would_run_and_starts_nothing(tmp_path: Path) -> Non
 def test_a_dry_run_as_json_is_json(tmp_path: Path) -> None:
     plan = json.loads(run(write_app(tmp_path / "folder"), "--dry-run", "--json").stdout)
     assert set(plan) == {"app", "server", "kinds", "config", "backend", "options", "seed"}
-    assert plan["kinds"][0] == {"name": "default", "client": "app:client", "nodes": 3, "needs": "1 cpu", "config": {}}
+    assert plan["kinds"][0] == {
+        "name": "default",
+        "client": "app:client",
+        "nodes": 3,
+        "needs": "1 cpu",
+        "time_limit": None,
+        "config": {},
+    }
 
 
 def test_a_date_is_no_config_value(tmp_path: Path) -> None:
@@ -297,7 +304,10 @@ def test_a_wrong_pyproject_is_wrong_usage(tmp_path: Path) -> None:
     ("args", "said"),
     [
         (["-b", "seriall"], "unknown backend 'seriall'; did you mean 'serial'? Known: "),
-        (["-o", "cpu=1"], "unknown option of backend serial 'cpu'; did you mean 'cpus'? Known: cpus, memory."),
+        (
+            ["-o", "cpu=1"],
+            "unknown option of backend serial 'cpu'; did you mean 'cpus'? Known: cpus, custom, gpus, memory.",
+        ),
         (["-o", "cpus=many"], "option cpus of backend serial is of type float, not 'many'"),
         (["-o", "cpus=0"], "cpus is more than zero, not 0.0"),
         (["-o", "memory=lots"], "memory 'lots' is no size"),
@@ -309,7 +319,7 @@ def test_a_wrong_pyproject_is_wrong_usage(tmp_path: Path) -> None:
         (["--set", "server=a", "--set", "server=b"], "--set server is given twice"),
         (["--cpus", "-1"], "cpus is zero or more, not -1.0"),
         (["--memory", "lots"], "memory 'lots' is no size; write bytes, or a size such as '2GiB'"),
-        (["--gpus", "1"], "nodes of kind 'default' need 1 cpu, 1 gpu, and backend 'serial' does not honour gpus"),
+        (["--gpus", "1"], "nodes of kind 'default' need 1 cpu, 1 gpu each, which fits nowhere: this process has 1 cpu"),
         (["--cpus", "2"], "nodes of kind 'default' need 2 cpu each, which fits nowhere: this process has 1 cpu"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",

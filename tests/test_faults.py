@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers import ask, codes, server_of
 from installed import skip_without
 
 import flsim
-from flsim import ClientApp, ConfigRecord, Context, ErrorCode, Grid, Message, RecordDict, RunResult, ServerApp
+from flsim import ClientApp, ConfigRecord, Context, ErrorCode, Grid, Message, RecordDict, RunResult
 from flsim.errors import AppLoadError, BackendBroken
 from flsim.testing.apps import RAISED, RETURNED, note, notes
 from flsim.testing.apps import client as checks_client
@@ -25,27 +26,11 @@ from flsim.testing.watch import alive, children
 BACKENDS = ["serial", "loky"]
 
 
-def server_of(main: Callable[[Grid, Context], None]) -> ServerApp:
-    server = ServerApp()
-    server.main()(main)
-    return server
-
-
 def run(
     client: object, main: Callable[[Grid, Context], None], *, nodes: int = 10, backend: str = "loky", cpus: int = 2
 ) -> RunResult:
     skip_without(backend)
     return flsim.run(server_of(main), client, nodes=nodes, backend=backend, options={"cpus": cpus}, seed=1, quiet=True)
-
-
-def ask(grid: Grid, action: str, nodes: range | list[int] | None = None, **plan: bool | float | str) -> list[Message]:
-    content = RecordDict({"plan": ConfigRecord(plan)})
-    chosen = grid.get_node_ids() if nodes is None else nodes
-    return grid.send_and_receive(Message(content, n, f"query.{action}") for n in chosen)
-
-
-def codes(replies: list[Message]) -> list[int | None]:
-    return [r.error.code if r.has_error() else None for r in replies]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -330,10 +315,11 @@ def test_ctrl_c_typed_at_a_terminal_ends_a_run(tmp_path: Path) -> None:
         os.close(terminal)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_sigterm_ends_a_run_with_143_and_leaves_nothing(
-    running: Callable[..., tuple[subprocess.Popen[str], list[int]]],
+    backend: str, running: Callable[..., tuple[subprocess.Popen[str], list[int]]]
 ) -> None:
-    process, workers = running("--backend", "loky", "-o", "cpus=2")
+    process, workers = running("--backend", backend, "-o", "cpus=2")
     process.terminate()
     output, _ = process.communicate(timeout=5)
     assert process.returncode == 143, output

@@ -128,7 +128,7 @@ def test_the_second_death_alone_ends_a_message_and_costs_its_neighbours_nothing(
     poison, other = push(heart, 2, 3)
     heart.lost(0, pulled(heart, 2), Cause.EXITED, "exit code 5")
     assert heart.lost(0, pulled(heart), Cause.EXITED, "exit code 5") == []
-    ((entry, code, reason),) = heart.lost(0, pulled(heart), Cause.EXITED, "exit code 5")
+    ((entry, code, reason, _),) = heart.lost(0, pulled(heart), Cause.EXITED, "exit code 5")
     assert (entry, code) == (poison, ErrorCode.WORKER_DIED)
     assert "exit code 5" in reason
     assert "2 times" in reason
@@ -140,11 +140,31 @@ def test_a_second_death_by_the_memory_limit_ends_a_message_as_out_of_memory() ->
     heart = heart_of()
     push(heart, 2)
     heart.lost(0, pulled(heart), Cause.MEMORY)
-    ((_, code, _),) = heart.lost(0, pulled(heart), Cause.MEMORY)
+    ((_, code, _, _),) = heart.lost(0, pulled(heart), Cause.MEMORY)
     assert code is ErrorCode.OUT_OF_MEMORY
 
 
-@pytest.mark.parametrize("cause", [c for c in Cause if not c.charges])
+def test_a_message_that_reached_its_time_limit_alone_ends_at_once_with_its_stack() -> None:
+    heart = heart_of()
+    entries = push(heart, 2, 3)
+    assert heart.lost(0, pulled(heart, 2), Cause.TIME_LIMIT, "too long", "stack") == [], "which of two is not known"
+    assert heart.lost(0, pulled(heart), Cause.TIME_LIMIT, "too long", "stack") == [
+        (entries[0], ErrorCode.TIME_LIMIT, "too long", "stack")
+    ]
+    assert heart.returned(0, pulled(heart)) == [entries[1]]
+
+
+def test_a_message_whose_worker_was_aborted_twice_with_it_alone_ends_by_its_time_limit() -> None:
+    heart = heart_of()
+    (entry,) = push(heart, 2)
+    assert heart.lost(0, pulled(heart), Cause.ABORTED, "silent") == []
+    assert entry.deaths == 0
+    ((_, code, reason, _),) = heart.lost(0, pulled(heart), Cause.ABORTED, "silent")
+    assert (code, reason) == (ErrorCode.TIME_LIMIT, "its worker was ended 2 times with it alone: silent")
+    assert not heart.broken
+
+
+@pytest.mark.parametrize("cause", [Cause.LEFT, Cause.NOT_STARTED])
 def test_a_worker_that_left_charges_nobody(cause: Cause) -> None:
     heart = heart_of()
     (entry,) = push(heart, 2)

@@ -37,7 +37,7 @@ class Hosts(Backend):
     def capacity(self) -> list[Place]:
         return [Place(n, Resources(cpus=2), 2) for n in self.names]
 
-    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
+    def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
         self.probed.append(place.name)
         future: Future[Frames] = Future()
         if place.name in self.gone:

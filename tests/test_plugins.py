@@ -30,7 +30,7 @@ class Acme(Backend):
     def __init__(self, options): ...
     def start(self, run): ...
     def capacity(self): return [Place("acme", Resources(cpus=2), 2)]
-    def submit(self, frames, need, place):
+    def submit(self, frames, need, place, devices=()):
         future = Future()
         future.set_result(run_lease(frames))
         return future
@@ -267,7 +267,7 @@ def test_listing_as_json_is_json(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in shown["backends"]}
     assert rows["acme"]["distribution"] == "flsim-acme"
     assert rows["acme"]["honours"] == ["cpus"]
-    assert [o["name"] for o in rows["acme"]["options"]] == ["cpus", "memory"]
+    assert [o["name"] for o in rows["acme"]["options"]] == ["cpus", "gpus", "memory", "custom"]
     assert [row["default"] for row in rows.values()].count(True) == 1
     assert [(b["plugin"], b["error"]) for b in shown["broken plugins"]] == [("broken_plugin", "RuntimeError: oops")]
 

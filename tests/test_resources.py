@@ -10,7 +10,8 @@ from flsim import ClientApp, Kind, Resources
 from flsim.backend import HostOptions
 from flsim.errors import ConfigError, UnknownName
 from flsim.fleet import Fleet
-from flsim.resources import Place, Room, host_cpus, host_memory, parse_bytes, slots
+from flsim.host import host_cpus, host_memory
+from flsim.resources import Place, Room, parse_bytes, slots
 
 CLIENT = ClientApp()
 

@@ -428,8 +428,13 @@ def test_a_need_that_fits_nowhere_is_refused_with_what_there_is() -> None:
 
     with pytest.raises(UnsupportedResources, match=r"need 3 cpu each, which fits nowhere: this process has 2 cpu"):
         run(main, options={"cpus": 2}, resources={"cpus": 3})
-    with pytest.raises(UnsupportedResources, match="need 1 cpu, 1 gpu, and backend 'serial' does not honour gpus"):
-        run(main, resources={"gpus": 1})
+    for resources, options, needed in (
+        ({"gpus": 1}, {"gpus": 0}, "need 1 cpu, 1 gpu each, which fits nowhere: this process has"),
+        ({"memory": "3GiB"}, {"memory": "2GiB"}, "need 1 cpu, 3 GiB each, which fits nowhere: this process has"),
+        ({"custom": {"licence": 2}}, {"custom": {"licence": 1}}, "need 1 cpu, 2 licence each, which fits nowhere"),
+    ):
+        with pytest.raises(UnsupportedResources, match=needed):
+            run(main, options=options, resources=resources)
 
 
 @pytest.mark.parametrize(

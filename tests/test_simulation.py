@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from flsim.errors import Cause
 from flsim.heart import BLAMED, Entry, Heart, Lease
+from flsim.message import ErrorCode
 from flsim.resources import UNIT, Place, Resources
 
 RUNS = int(os.environ.get("FLSIM_SIMULATIONS", "3000"))
@@ -44,6 +45,7 @@ class Simulation:
         self.now = 0.0
         self.nodes = 2 + self.pick(8)
         self.poison = {n for n in range(self.nodes) if not self.pick(6)}
+        self.hanging = {n for n in range(self.nodes) if not self.pick(9)} - self.poison
         self.pushed: list[Entry] = []
         self.ended: Counter[int] = Counter()
         self.executed: dict[int, list[int]] = {n: [] for n in range(self.nodes)}
@@ -80,10 +82,14 @@ class Simulation:
             return
         lease, answers = self.at_work.pop(self.pick(len(self.at_work)))
         deadly = any(e.node in self.poison for e in lease.entries)
-        if deadly or not self.pick(6):
-            cause = Cause.EXITED if deadly else (Cause.LEFT, Cause.ABORTED)[self.pick(2)]
-            for entry, _, _ in self.heart.lost(self.now, lease, cause):
-                assert entry.node in self.poison, "an innocent message was blamed for a death"
+        hangs = any(e.node in self.hanging for e in lease.entries)
+        if deadly or hangs or not self.pick(6):
+            cause = Cause.EXITED if deadly else Cause.TIME_LIMIT if hangs else (Cause.LEFT, Cause.ABORTED)[self.pick(2)]
+            for entry, code, _, _ in self.heart.lost(self.now, lease, cause):
+                if code is ErrorCode.TIME_LIMIT:
+                    assert entry.node in self.hanging or entry.aborts == 2, "one that does not hang was ended for it"
+                else:
+                    assert entry.node in self.poison, "an innocent message was blamed for a death"
                 self.blamed.add(entry.id)
                 self.end(entry)
             self.ghosts.append(lease)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from flsim.errors import BackendUnavailable, ConfigError
+from flsim.host import host_cpus, host_gpus, host_memory
 from flsim.payload import Frames
-from flsim.resources import Place, Resources, host_cpus, host_memory, parse_bytes
+from flsim.resources import Place, Resources, parse_bytes
 
 HONOURS = frozenset({"cpus", "gpus", "memory", "custom", "isolation", "abort", "hosts"})
-"""What a backend may declare that it honours."""
+"""What a backend may declare that it honours. *memory*: that a worker process may be ended, and is replaced, when its
+ClientApp holds more than was booked; the engine watches, where *isolation* is honoured, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,12 @@ class Backend(ABC):
         """The places that there are now, with all that they have, in use or not."""
 
     @abstractmethod
-    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
+    def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
         """Run :func:`flsim.worker.run_lease` on ``frames`` in a worker at ``place`` and return its Frames.
+
+        Where ``need`` has gpus, ``devices`` are those of the place, counted from 0, on which the engine has booked
+        them: the worker sees these and no others, and stays on them. A backend that gives out gpus itself takes them
+        for a hint. A worker whose Frames come back ``outgrown`` is replaced before its next lease.
 
         The engine submits no more than the place has room for. The future is completed exactly once; it fails
         only with WorkerLost or BackendBroken. Who knows that the lease has started says so by the future's
@@ -91,16 +98,44 @@ class HostOptions:
     cpus: float | None = field(
         default=None, metadata={"help": "cpus that the run may use; default: those this process may use"}
     )
+    gpus: int | None = field(
+        default=None, metadata={"help": "gpus that the run may use; default: those this process may use"}
+    )
     memory: str | int | None = field(
-        default=None, metadata={"help": 'memory that the run may book, as "8GiB"; default: what the host has'}
+        default=None, metadata={"help": 'memory that the run may book, as "8GiB"; default: what this process may use'}
+    )
+    custom: dict[str, float] | None = field(
+        default=None, metadata={"help": "resources of your own that the run may use, as {licences = 2}; default: none"}
     )
 
     def resources(self) -> Resources:
         """What the host offers to the run. Raises ConfigError for an amount that is none."""
         if self.cpus is not None and not self.cpus > 0:
             raise ConfigError(f"cpus is more than zero, not {self.cpus!r}")
-        memory = parse_bytes(self.memory) if self.memory is not None else host_memory()
-        return Resources(cpus=self.cpus if self.cpus is not None else host_cpus(), memory=memory)
+        return Resources(
+            cpus=self.cpus if self.cpus is not None else host_cpus(),
+            gpus=len(self.devices()),
+            memory=parse_bytes(self.memory) if self.memory is not None else host_memory(),
+            custom=self.custom or {},
+        )
+
+    def devices(self) -> tuple[str, ...]:
+        """The gpus that the run may use, as CUDA_VISIBLE_DEVICES names them, in the engine's order. Raises ConfigError
+        where there are more in ``gpus`` than that variable lets this process use."""
+        visible = host_gpus()
+        if self.gpus is None:
+            return tuple(visible)
+        if self.gpus < 0:
+            raise ConfigError(f"gpus is zero or more, not {self.gpus}")
+        if "CUDA_VISIBLE_DEVICES" not in os.environ:
+            # They are declared: whether they are there, and are NVIDIA's, is the user's to know.
+            return tuple(map(str, range(self.gpus)))
+        if self.gpus > len(visible):
+            raise ConfigError(
+                f"gpus={self.gpus}, and CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} leaves this process "
+                f"{len(visible)}"
+            )
+        return tuple(visible[: self.gpus])
 
 
 @dataclass(frozen=True, slots=True)

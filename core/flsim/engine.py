@@ -13,12 +13,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from flsim import guard
 from flsim.apps import Context
-from flsim.backend import Backend, RunInfo
+from flsim.backend import Backend, BackendSpec, RunInfo
+from flsim.blackbox import BlackBoxes
 from flsim.code import Reference, import_reference
 from flsim.envelope import Generators, describe, kept_globals, seed_globals
 from flsim.errors import BackendBroken, ConfigError, EncodeError, FlsimError
-from flsim.events import Announced, Observers, RunFinished, RunStarted
+from flsim.events import Observers, RunFinished, RunStarted
 from flsim.fleet import Fleet
 from flsim.folder import HeldFolder
 from flsim.grid import Grid
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from flsim.plan import Plan
 
 T = TypeVar("T")
+
+
+_at_work: set[Run] = set()  # of this process
 
 
 class Run:
@@ -59,14 +64,22 @@ class Run:
             server = import_reference(server)
         job = self._make_job()
         folder = HeldFolder("flsim-run-")
+        others = len(_at_work)
+        _at_work.add(self)
         try:
-            return self._execute(server, job, folder.path)
+            return self._execute(server, job, folder.path, others)
         finally:
+            _at_work.discard(self)
             folder.remove()
 
-    def _execute(self, server: Any, job: bytes, folder: Path) -> RunResult:
+    def _execute(self, server: Any, job: bytes, folder: Path, others: int) -> RunResult:
         plan, project = self._plan, self._plan.project
         self._observers.start()
+        if others:
+            self._link.announce(
+                "another run of this process is at work, and shares the global random generators with this one's "
+                "ServerApp: use context.rng there"
+            )
         thread = threading.Thread(target=self._drive, name="flsim-engine", daemon=True)
         thread.start()
         begun, error = time.perf_counter(), ""
@@ -136,12 +149,12 @@ class Run:
             nodes=self._fleet.nodes,
             job=job,
             changed=lambda: self._link.call_soon(self._changed),
-            announce=self._announce,
+            announce=self._link.announce,
         )
         try:
             self._backend = backend = spec.load()(self._plan.options)
             backend.start(info)
-            places = Places(self._link, backend, spec, self._plan.project.requirements, self._announce)
+            places = Places(self._link, backend, spec, self._plan.project.requirements, self._link.announce)
             await places.first()
         except FlsimError:
             raise
@@ -152,14 +165,24 @@ class Run:
         if "isolation" not in spec.honours:
             alone = sum(p.leases for p in places.known) <= 1
             generators = Generators.SEED_AND_RESTORE if alone else Generators.LEAVE
-        self._sent = JobSent(job, job_digest(job), generators)
+        isolated = "isolation" in spec.honours
+        boxes = BlackBoxes(folder, near="hosts" not in spec.honours)
+        self._sent = JobSent(job, job_digest(job), generators, boxes, isolated)
         if generators is Generators.LEAVE:
-            self._announce(
+            self._link.announce(
                 f"backend {spec.name} runs several ClientApps in one process: the global random generators "
                 "are not seeded, use context.rng"
             )
-        if "memory" not in spec.honours and any(k.resources.memory for k in self._fleet.kinds):
-            self._announce(f"backend {spec.name} books memory, and does not enforce it")
+        if any(k.resources.memory for k in self._fleet.kinds):
+            if not _enforces_memory(spec):
+                self._link.announce(f"backend {spec.name} books memory, and does not enforce it")
+            elif not guard.measurable():
+                self._link.announce("memory is booked, not enforced: this system does not tell what a process holds")
+        if not isolated and any(k.time_limit is not None for k in self._fleet.kinds):
+            self._link.announce(
+                f"backend {spec.name} cannot end a ClientApp, since it has no process of its own: "
+                "time_limit is not enforced"
+            )
         self._observers.put(
             RunStarted(
                 app=self._plan.project.name,
@@ -171,6 +194,7 @@ class Run:
             )
         )
         self._more_loops()
+        self._link.watch()
 
     def _changed(self) -> None:
         """The backend says that its capacity is another."""
@@ -205,7 +229,11 @@ class Run:
 
     def _make_job(self) -> bytes:
         plan = self._plan
-        kinds = tuple(JobKind(k.client, dict(k.config), k.resources.threads) for k in self._fleet.kinds)
+        enforced = _enforces_memory(plan.spec)
+        kinds = tuple(
+            JobKind(k.client, dict(k.config), k.resources, k.time_limit, k.resources.memory if enforced else 0)
+            for k in self._fleet.kinds
+        )
         references = [k.client for k in kinds if isinstance(k.client, Reference)]
         archives = {}
         if "hosts" in plan.spec.honours:
@@ -216,8 +244,9 @@ class Run:
         except Exception as e:  # whatever the pickling of the user's ClientApp raises
             raise EncodeError(f"the ClientApp cannot be sent to workers: {describe(e)}") from e
 
-    def _announce(self, text: str) -> None:
-        self._observers.put(Announced(text))
+
+def _enforces_memory(spec: BackendSpec) -> bool:
+    return {"memory", "isolation"} <= spec.honours
 
 
 def _run_id(seed: int) -> int:

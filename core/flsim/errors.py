@@ -96,6 +96,8 @@ class Cause(Enum):
     ABORTED = "aborted"
     NOT_STARTED = "not started"
     """It died, or its place was gone, before it took the lease up."""
+    TIME_LIMIT = "time limit"
+    """Its message ran longer than its kind's ``time_limit``: the engine finds that out, no backend says it."""
 
     @property
     def charges(self) -> bool:
@@ -109,12 +111,14 @@ class WorkerLost(FlsimError):
     Args:
         cause: how it was lost; decides whether a message is charged.
         detail: what is known beyond it, such as "exit code 5" or "SIGKILL".
+        traceback: the stack of the worker, where it left one.
     """
 
-    def __init__(self, cause: Cause, detail: str = "") -> None:
-        super().__init__(cause, detail)
+    def __init__(self, cause: Cause, detail: str = "", traceback: str = "") -> None:
+        super().__init__(cause, detail, traceback)
         self.cause = cause
         self.detail = detail
+        self.traceback = traceback
 
     def __str__(self) -> str:
         return self.detail or f"worker lost: {self.cause.value}"

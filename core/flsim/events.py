@@ -62,6 +62,8 @@ class Answered:
     reason: str
     execute: float
     """Seconds in the ClientApp."""
+    peak_memory: int
+    """Bytes that its worker's process has held in memory at most until then; 0 where no worker answered."""
     printed: str
 
 
@@ -89,6 +91,7 @@ class Returned:
                     code=None if error is None else error.code,
                     reason="" if error is None else error.reason,
                     execute=0.0 if outcome is None else outcome.execute,
+                    peak_memory=0 if outcome is None else outcome.peak_memory,
                     printed="" if outcome is None else outcome.printed,
                 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ class Kind:
     """Nodes that run the same ClientApp under the same Resources.
 
     Raises:
-        ConfigError: ``nodes`` is not a positive whole number.
+        ConfigError: ``nodes`` is not a positive whole number, or ``time_limit`` is no time.
     """
 
     name: str
@@ -33,10 +34,15 @@ class Kind:
     resources: Resources = field(default_factory=Resources)
     config: Mapping[str, Scalar] = field(default_factory=dict)
     """What ``context.node_config`` holds beside ``partition-id`` and ``num-partitions``."""
+    time_limit: float | None = None
+    """Seconds that one message may run in a worker: one that runs longer is ended, with its worker, and answered with
+    TIME_LIMIT. None: as long as it takes."""
 
     def __post_init__(self) -> None:
         if isinstance(self.nodes, bool) or not isinstance(self.nodes, int) or self.nodes < 1:
             raise ConfigError(f"nodes is a whole number, one or more, not {self.nodes!r}")
+        if self.time_limit is not None:
+            object.__setattr__(self, "time_limit", _seconds("time_limit", self.time_limit))
         if not isinstance(self.name, str):
             raise ConfigError(f"the name of a kind is a string, not {self.name!r}")
         object.__setattr__(self, "config", flatten(self.config))
@@ -45,6 +51,12 @@ class Kind:
         for key in ("partition-id", "num-partitions"):
             if key in self.config:
                 raise ConfigError(f"the config of kind {self.name!r} cannot have {key}, which the engine sets")
+
+
+def _seconds(what: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ConfigError(f"{what} is a number of seconds, more than zero, not {value!r}")
+    return float(value)
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:

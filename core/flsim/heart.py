@@ -40,7 +40,7 @@ class Status(Enum):
 class Entry:
     """A message in the LinkState."""
 
-    __slots__ = ("alone", "deadline", "deaths", "id", "kind", "node", "payload", "since", "status", "type")
+    __slots__ = ("aborts", "alone", "deadline", "deaths", "id", "kind", "node", "payload", "since", "status", "type")
 
     def __init__(self, id_: int, node: int, kind: int, type_: str, deadline: float | None, payload: Any) -> None:
         self.id = id_
@@ -52,6 +52,7 @@ class Entry:
         self.status = Status.WAITING
         self.since = 0.0
         self.deaths = 0
+        self.aborts = 0
         self.alone = False
 
 
@@ -73,6 +74,7 @@ class Ended(NamedTuple):
     entry: Entry
     code: ErrorCode
     reason: str
+    traceback: str
 
 
 class _Queue:
@@ -178,9 +180,9 @@ class Heart:
             self._next_of(now, entry.node)
         return accepted
 
-    def lost(self, now: float, lease: Lease, cause: Cause, detail: str = "") -> list[Ended]:
+    def lost(self, now: float, lease: Lease, cause: Cause, detail: str = "", traceback: str = "") -> list[Ended]:
         """A worker took its lease with it. Its messages go back; one that was alone with it is charged, and the
-        second charge ends it."""
+        second charge ends it. One that was alone and reached its time limit ends at once."""
         if self.leases.get(lease.id) is not lease:
             self.late += len(lease.entries)
             return []
@@ -189,27 +191,19 @@ class Heart:
             self._stillborn += 1
             if self._stillborn >= STILLBORN:
                 self.broken = f"{STILLBORN} workers in a row died before their first message: {detail}"
-        ended: list[Ended] = []
         live = [e for e in lease.entries if e.status is not Status.DONE]
         for entry in lease.entries:
             if entry.status is Status.DONE:
                 self._next_of(now, entry.node)
-        if len(lease.entries) == 1 and live and cause.charges:
+        if len(lease.entries) == 1 and live and (verdict := self._verdict(live[0], cause, detail)):
             entry = live[0]
-            entry.deaths += 1
-            if entry.deaths > 1:
-                code = ErrorCode.OUT_OF_MEMORY if cause is Cause.MEMORY else ErrorCode.WORKER_DIED
-                ended.append(Ended(entry, code, f"its worker died {entry.deaths} times with it alone: {detail}"))
-                self._end(entry)
-                self._next_of(now, entry.node)
-                self._blamed += 1
-                if self._blamed >= BLAMED:
-                    self.broken = f"{BLAMED} messages in a row ended because their worker died: {detail}"
-                return ended
+            self._end(entry)
+            self._next_of(now, entry.node)
+            return [Ended(entry, *verdict, traceback)]
         for entry in reversed(live):
-            entry.alone = entry.alone or cause.charges
+            entry.alone = entry.alone or cause not in (Cause.NOT_STARTED, Cause.LEFT)
             self._make_ready(now, entry, first=True)
-        return ended
+        return []
 
     def cancel(self, now: float, ids: Iterable[int]) -> list[Entry]:
         """End these messages. What is leased runs on, and its outcome is dropped. Returns those that had not
@@ -263,6 +257,25 @@ class Heart:
         return sum(slots(room.place, self.needs[kind]) for room in self.rooms.values())
 
     # Inside
+
+    def _verdict(self, entry: Entry, cause: Cause, detail: str) -> tuple[ErrorCode, str] | None:
+        """What ends a message that was alone with a worker that was lost so; None where it is tried again."""
+        if cause is Cause.TIME_LIMIT:
+            return ErrorCode.TIME_LIMIT, detail
+        if cause is Cause.ABORTED:  # which charges nobody, but what hangs anew each time has to end
+            entry.aborts += 1
+            if entry.aborts > 1:
+                return ErrorCode.TIME_LIMIT, f"its worker was ended {entry.aborts} times with it alone: {detail}"
+        if not cause.charges:
+            return None
+        entry.deaths += 1
+        if entry.deaths == 1:
+            return None
+        self._blamed += 1
+        if self._blamed >= BLAMED:
+            self.broken = f"{BLAMED} messages in a row ended because their worker died: {detail}"
+        code = ErrorCode.OUT_OF_MEMORY if cause is Cause.MEMORY else ErrorCode.WORKER_DIED
+        return code, f"its worker died {entry.deaths} times with it alone: {detail}"
 
     def _ready_of(self, entry: Entry) -> _Queue:
         return self._ready[entry.kind, entry.type, entry.alone]

@@ -21,6 +21,7 @@ from flsim.code import Reference, import_reference
 from flsim.envelope import traceback_of
 from flsim.errors import AppLoadError
 from flsim.payload import Buffer
+from flsim.resources import Resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,11 @@ class JobKind:
     client: Any
     """Once it is loaded: a ClientApp, or where ``makes`` is set, something that makes one of a Context."""
     config: Mapping[str, Scalar]
-    threads: int
+    resources: Resources
+    time_limit: float | None = None
+    """Seconds that a message may run before its worker is ended; None: it may run on."""
+    memory: int = 0
+    """Bytes that a message may hold before its worker is ended; 0: there is no limit."""
     makes: bool = False
 
 

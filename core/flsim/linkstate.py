@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from flsim import stall
 from flsim.envelope import describe
 from flsim.errors import BackendBroken, EncodeError, WorkerLost
-from flsim.events import LostWorker, Observers, Pushed, Returned
+from flsim.events import Announced, LostWorker, Observers, Pushed, Returned
 from flsim.fleet import FIRST_NODE_ID, Fleet
 from flsim.heart import Entry, Heart, Lease
 from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
@@ -100,7 +101,7 @@ class LinkState:
         self.counts: dict[str, Count] = {}
         self.failure: BaseException | None = None
         self.lock = threading.RLock()
-        self._clock = clock
+        self.clock = clock
         self._observers = observers
         self._sizes = LeaseSizes(self.heart.at_once, lambda kind: len(self._waiting[kind]))
         self._pushed: dict[int, int] = {}
@@ -110,6 +111,10 @@ class LinkState:
         self._woken = False
         self._over = False
         self._timer: asyncio.TimerHandle | None = None
+        self._moved = clock()
+        self._said = 0.0
+        """After how many seconds without a move that was said last."""
+        self._watcher: asyncio.TimerHandle | None = None
 
     # ---- for the Grid, in any thread
 
@@ -144,7 +149,7 @@ class LinkState:
         ids = []
         with self.lock:
             self._raise_failure()
-            now = self._clock()
+            now = self._moved = self.clock()
             push, kind_of, run_id = self.heart.push, self.fleet.kind_of, self.run_id
             for message, blob in zip(messages, blobs, strict=True):
                 meta = message.metadata
@@ -170,7 +175,7 @@ class LinkState:
     def cancel(self, ids: Iterable[int], code: ErrorCode, reason: str) -> None:
         """End these messages, where they have not ended yet, with an error of ``code``."""
         with self.lock:
-            self._end(self.heart.cancel(self._clock(), ids), code, reason)
+            self._end(self.heart.cancel(self.clock(), ids), code, reason)
             self._wake()
 
     def _check(self, messages: Sequence[Message]) -> None:
@@ -223,7 +228,7 @@ class LinkState:
         replies = [_reply(o) for o in outcomes]
         ended = []
         with self.lock:
-            now = self._clock()
+            now = self._moved = self.clock()
             accepted = set(self.heart.returned(now, lease))
             for entry, outcome, (content, error) in zip(lease.entries, outcomes, replies, strict=True):
                 if entry in accepted:
@@ -238,9 +243,9 @@ class LinkState:
     def lost(self, lease: Lease, lost: WorkerLost) -> None:
         """A worker took this lease with it."""
         with self.lock:
-            ended = self.heart.lost(self._clock(), lease, lost.cause, str(lost))
-            for entry, code, reason in ended:
-                self._end([entry], code, reason)
+            ended = self.heart.lost(self.clock(), lease, lost.cause, str(lost), lost.traceback)
+            for entry, code, reason, traceback in ended:
+                self._end([entry], code, reason, traceback)
             broken = self.heart.broken
         self._observers.put(LostWorker(lost.cause.value, str(lost), len(lease.entries)))
         if broken:
@@ -253,6 +258,14 @@ class LinkState:
         self._dispatch()
 
     # ---- for the engine
+
+    def watch(self) -> None:
+        """From now on, say so when nothing moves. On the event loop."""
+        self._watcher = self.loop.call_later(stall.AFTER, self._look)
+
+    def announce(self, text: str) -> None:
+        """Show the user one line."""
+        self._observers.put(Announced(text))
 
     def fail(self, error: BaseException) -> None:
         """The run cannot go on: whoever waits for replies, or pushes, gets ``error`` raised."""
@@ -276,9 +289,28 @@ class LinkState:
 
     # ---- inside
 
+    def _look(self) -> None:
+        """Say so if nothing has moved for long, and look again when that can be so next."""
+        with self.lock:
+            if self._over:
+                return
+            now = self.clock()
+            quiet = now - self._moved
+            if quiet < stall.AFTER:
+                self._said = 0.0
+            due = max(stall.AFTER, 2 * self._said)
+            if quiet >= due and self.heart.entries:
+                self.announce(stall.report(self.heart, self.fleet, now, quiet))
+                self._said, due = quiet, 2 * quiet
+            left = due - quiet if self.heart.entries else stall.AFTER
+            self._watcher = self.loop.call_later(left, self._look)
+
     def _finish(self, reason: str) -> None:
         self._over = True
-        self._end(self.heart.cancel(self._clock(), list(self.heart.entries)), ErrorCode.CANCELLED, reason)
+        if self._watcher is not None:
+            self.call_soon(self._watcher.cancel)
+            self._watcher = None
+        self._end(self.heart.cancel(self.clock(), list(self.heart.entries)), ErrorCode.CANCELLED, reason)
         for inbox in self._inboxes:
             inbox.condition.notify_all()
         self._wake()
@@ -292,7 +324,7 @@ class LinkState:
     def _dispatch(self) -> None:
         with self.lock:
             self._woken = False
-            now = self._clock()
+            now = self.clock()
             self._end(self.heart.expire(now), ErrorCode.MESSAGE_UNAVAILABLE, "its ttl passed before it was answered")
             if self._over:
                 for waiting in self._waiting:
@@ -303,6 +335,7 @@ class LinkState:
                     lease = self.heart.pull(now, kinds, self._sizes.limit)
                     if lease is None:
                         break
+                    self._moved = now
                     _hand(self._waiting[lease.kind].popleft(), lease)
             self._arm()
 
@@ -313,11 +346,11 @@ class LinkState:
             self._timer.cancel()
             self._timer = None
         if deadline is not None:
-            self._timer = self.loop.call_later(max(0.0, deadline - self._clock()), self._dispatch)
+            self._timer = self.loop.call_later(max(0.0, deadline - self.clock()), self._dispatch)
 
-    def _end(self, entries: Iterable[Entry], code: ErrorCode, reason: str) -> None:
+    def _end(self, entries: Iterable[Entry], code: ErrorCode, reason: str, traceback: str = "") -> None:
         """Answer messages that no worker answered."""
-        error = Error(int(code), reason)
+        error = Error(int(code), reason, traceback)
         ended = []
         for entry in entries:
             self._deliver(entry, None, error, None)

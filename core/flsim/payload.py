@@ -30,6 +30,8 @@ class Frames:
 
     header: bytes
     buffers: list[Buffer]
+    outgrown: bool = False
+    """Of a reply: the worker has grown, and is to be replaced before its next lease."""
 
 
 class Blob(NamedTuple):

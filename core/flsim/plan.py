@@ -33,6 +33,7 @@ def run(
     config: Mapping[str, Any] | None = None,
     seed: int | None = None,
     resources: Resources | Mapping[str, Any] | None = None,
+    time_limit: float | None = None,
     quiet: bool = False,
 ) -> RunResult:
     """Run an app and return its result.
@@ -46,6 +47,7 @@ def run(
         config: the app's ``run_config``, beside or instead of what the app says.
         seed: makes the run repeatable; None: what the app says, else one is drawn.
         resources: what one ClientApp needs: Resources instead of what the app says, a dict of its fields beside it.
+        time_limit: seconds that one message may run in a worker, instead of what the app says.
         quiet: show nothing; otherwise a line a round goes to stderr.
 
     Raises:
@@ -63,6 +65,8 @@ def run(
     elif resources is not None:
         parse_resources(resources)
         project = project.with_resources(resources)
+    if time_limit is not None:
+        project = project.with_time_limit(time_limit)
     plan = make_plan(plugins, project, backend=backend, options=options or {}, seed=seed)
     return plan.run(plan.observers(plugins, None if quiet else sys.stderr))
 

@@ -57,6 +57,10 @@ class Project:
         kinds = tuple(dataclasses.replace(k, resources=dataclasses.replace(k.resources, **changes)) for k in self.kinds)
         return dataclasses.replace(self, kinds=kinds)
 
+    def with_time_limit(self, seconds: float) -> Project:
+        """A copy in which every kind has this limit instead of what it said. Raises ConfigError."""
+        return dataclasses.replace(self, kinds=tuple(dataclasses.replace(k, time_limit=seconds) for k in self.kinds))
+
     def with_nodes(self, nodes: int) -> Project:
         """A copy with so many nodes. Raises ConfigError where there are several kinds of them."""
         if len(self.kinds) > 1:
@@ -117,8 +121,8 @@ def _only(module: ModuleType, kind: type, path: Path) -> str:
 
 # ---- a folder
 
-_KEYS = {"server", "client", "nodes", "seed", "backend", "resources", "config", "backends", "kinds"}
-_KIND_KEYS = {"name", "client", "nodes", "resources", "config"}
+_KEYS = {"server", "client", "nodes", "time_limit", "seed", "backend", "resources", "config", "backends", "kinds"}
+_KIND_KEYS = {"name", "client", "nodes", "time_limit", "resources", "config"}
 
 
 def _from_folder(folder: Path) -> Project:
@@ -156,7 +160,7 @@ def _from_table(data: Mapping[str, Any], tool: Mapping[str, Any], folder: Path) 
 
     server = reference("server", tool)
     if "kinds" in tool:
-        if both := {"client", "nodes", "resources"} & set(tool):
+        if both := {"client", "nodes", "time_limit", "resources"} & set(tool):
             raise ConfigError(
                 f"[[tool.flsim.kinds]] stands in place of {', '.join(sorted(both))}; give one or the other"
             )
@@ -166,7 +170,9 @@ def _from_table(data: Mapping[str, Any], tool: Mapping[str, Any], folder: Path) 
         for table in tables:
             _known("key of [[tool.flsim.kinds]]", table, _KIND_KEYS)
     else:
-        tables = [{"name": "default", **{k: tool[k] for k in ("client", "nodes", "resources") if k in tool}}]
+        tables = [
+            {"name": "default", **{k: tool[k] for k in ("client", "nodes", "time_limit", "resources") if k in tool}}
+        ]
     kinds = []
     for table in tables:
         try:
@@ -212,6 +218,7 @@ def _kind(table: Mapping[str, Any], client: Reference) -> Kind:
         table["nodes"],
         parse_resources(_table("resources", table)),
         flatten(_table("config", table)),
+        table.get("time_limit"),
     )
 
 

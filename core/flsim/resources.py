@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -149,16 +148,6 @@ class Room:
         cpus = self.place.resources.cpus
         used = self._used.get("cpus", 0) / (cpus * UNIT) if cpus else 0.0
         return max(used, self.leases / self.place.leases) if self.place.leases else 1.0
-
-
-def host_cpus() -> int:
-    """Cpus that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def host_memory() -> int:
-    """Bytes of memory of this host."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def slots(place: Place, need: Resources) -> int:

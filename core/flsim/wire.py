@@ -57,10 +57,25 @@ class Outcome(NamedTuple):
     """Seconds, by the worker's clock, as are the next two."""
     execute: float
     encode: float
+    peak_memory: int
+    """Bytes that its process has held in memory at most until then, what it shares with others included."""
     printed: str
 
 
-def pack_lease(messages: Sequence[Packed], digest: bytes, kind: int, generators: Generators) -> Frames:
+class Terms(NamedTuple):
+    """What a lease says beside its messages."""
+
+    lease: int
+    """Its number."""
+    folder: str
+    """Where the worker keeps its black box; empty where it has no process of its own."""
+    digest: bytes
+    """Of the job."""
+    kind: int
+    generators: Generators
+
+
+def pack_lease(messages: Sequence[Packed], terms: Terms) -> Frames:
     """The Frames of a lease of these messages: each content, and each buffer in it, once."""
     buffers: list[Buffer] = []
     contents: list[Part] = []
@@ -83,7 +98,7 @@ def pack_lease(messages: Sequence[Packed], digest: bytes, kind: int, generators:
         return len(contents) - 1
 
     packed = [(*m[:7], place(m.content), -1 if m.state is None else place(m.state)) for m in messages]
-    header = (LEASE, digest, len(buffers), kind, int(generators), contents, packed)
+    header = (LEASE, (*terms[:-1], int(terms.generators)), len(buffers), contents, packed)
     return Frames(pickle.dumps(header, protocol=5), buffers)
 
 
@@ -97,39 +112,54 @@ def pack_probe(requirements: Sequence[str]) -> Frames:
     return Frames(pickle.dumps((PROBE, tuple(requirements)), protocol=5), [])
 
 
-def reply(status: str, what: Any, buffers: list[Buffer] | None = None) -> Frames:
-    """What a worker sends back."""
-    return Frames(pickle.dumps((status, worker_name(), what), protocol=5), buffers or [])
+class Reply(NamedTuple):
+    """What a worker says: its Frames' header."""
+
+    status: str
+    worker: str
+    """``host:pid``."""
+    boxed: bool
+    """Whether it keeps its black box where the driver reads it."""
+    outgrown: str
+    """Why it is to be replaced, where it is."""
+    what: Any
+
+    def encoded(self, buffers: list[Buffer]) -> Frames:
+        """As it is sent."""
+        return Frames(pickle.dumps(tuple(self), protocol=5), buffers, bool(self.outgrown))
 
 
-def wants_job(frames: Frames) -> bool:
-    """Whether the worker asks for the job."""
-    return bool(pickle.loads(frames.header)[0] == JOB_WANTED)
+def reply(status: str, what: Any, *, boxed: bool = False) -> Frames:
+    """What a worker sends back when it has not run a lease."""
+    return Reply(status, worker_name(), boxed, "", what).encoded([])
+
+
+def unpack_reply(frames: Frames) -> Reply:
+    """What a worker says."""
+    return Reply(*pickle.loads(frames.header))
 
 
 def unpack_host(frames: Frames) -> Host:
     """What a probe found. Raises BackendBroken where the worker could not tell."""
-    status, worker, host = pickle.loads(frames.header)
-    if status != HOST:
-        raise BackendBroken(f"worker {worker} cannot say what it has installed:\n{host}")
-    return Host(**host)
+    reply = unpack_reply(frames)
+    if reply.status != HOST:
+        raise BackendBroken(f"worker {reply.worker} cannot say what it has installed:\n{reply.what}")
+    return Host(**reply.what)
 
 
-def unpack_lease(frames: Frames) -> tuple[str, list[Outcome]]:
-    """The worker's name and the outcomes of a lease, in its order.
+def outcomes_of(reply: Reply, buffers: Sequence[Buffer]) -> list[Outcome]:
+    """The outcomes of a lease, in its order.
 
     Raises:
         AppLoadError: the worker could not load the app.
         BackendBroken: the worker could not read the lease.
     """
-    status, worker, outcomes = pickle.loads(frames.header)
-    if status == NOT_LOADED:
-        raise AppLoadError(f"the app cannot be loaded in worker {worker}:\n{outcomes}")
-    if status != DONE:
-        raise BackendBroken(f"worker {worker} cannot read what it is sent ({status}):\n{outcomes}")
-    buffers = frames.buffers
+    if reply.status == NOT_LOADED:
+        raise AppLoadError(f"the app cannot be loaded in worker {reply.worker}:\n{reply.what}")
+    if reply.status != DONE:
+        raise BackendBroken(f"worker {reply.worker} cannot read what it is sent ({reply.status}):\n{reply.what}")
     made = []
-    for id_, error, content, state, *rest in outcomes:
+    for id_, error, content, state, *rest in reply.what:
         made.append(
             Outcome(
                 id_,
@@ -139,9 +169,9 @@ def unpack_lease(frames: Frames) -> tuple[str, list[Outcome]]:
                 *rest,
             )
         )
-    return worker, made
+    return made
 
 
-def _blob(part: Part, buffers: list[Buffer]) -> Blob:
+def _blob(part: Part, buffers: Sequence[Buffer]) -> Blob:
     pickled, wheres = part
     return Blob(pickled, tuple([buffers[i] for i in wheres]) if wheres else ())

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import bdb
+import contextlib
 import pickle
+import resource
+import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flsim import guard
 from flsim.apps import Context
+from flsim.blackbox import BlackBox, BlackBoxes, black_box
 from flsim.envelope import Generators, around_lease, describe, seed_globals, traceback_of
 from flsim.errors import AppLoadError, BackendBroken, WorkerLost
 from flsim.fleet import FIRST_NODE_ID
@@ -28,12 +34,14 @@ from flsim.wire import (
     PROBE,
     Packed,
     Part,
+    Reply,
+    Terms,
+    outcomes_of,
     pack_lease,
     reply,
-    unpack_lease,
-    wants_job,
+    unpack_reply,
     with_job,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from flsim.backend import Backend
@@ -41,6 +49,9 @@ if TYPE_CHECKING:
     from flsim.linkstate import LinkState
 
 # ---- in the driver
+
+SILENCE = 30.0
+"""Seconds beyond its limits after which a lease is aborted whose worker says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,9 @@ class JobSent:
     job: bytes
     digest: bytes
     generators: Generators
+    boxes: BlackBoxes
+    own_process: bool
+    """Whether a lease has a process of its own."""
 
 
 async def worker_loop(link: LinkState, backend: Backend, sent: JobSent, kind: int) -> None:
@@ -57,16 +71,22 @@ async def worker_loop(link: LinkState, backend: Backend, sent: JobSent, kind: in
 
     Whatever ends the run from here is handed to the LinkState, whose waiters raise it.
     """
-    need = link.heart.needs[kind]
+    need, limit = link.heart.needs[kind], link.fleet.kinds[kind].time_limit
+    folder = str(sent.boxes.folder) if sent.own_process else ""
     while (lease := await link.pull(kind)) is not None:
-        frames = pack_lease(_packed(lease, link), sent.digest, lease.kind, sent.generators)
+        frames = pack_lease(_packed(lease, link), Terms(lease.id, folder, sent.digest, kind, sent.generators))
+        overdue = None if limit is None else limit * len(lease.entries) + SILENCE
         try:
-            result = await send(link, backend, frames, need, lease.place)
-            if wants_job(result):
-                result = await send(link, backend, with_job(frames, sent.job), need, lease.place)
-            worker, outcomes = unpack_lease(result)
+            result = await send(link, backend, frames, need, lease.place, lease.devices, overdue)
+            answer = unpack_reply(result)
+            if answer.status == JOB_WANTED:
+                frames = with_job(frames, sent.job)
+                result = await send(link, backend, frames, need, lease.place, lease.devices, overdue)
+                answer = unpack_reply(result)
+            sent.boxes.heard(answer.boxed)
+            outcomes = outcomes_of(answer, result.buffers)
         except WorkerLost as e:
-            link.lost(lease, e)
+            link.lost(lease, sent.boxes.explain(e, lease.id, limit, link.clock() - lease.pulled))
         except (BackendBroken, AppLoadError, bdb.BdbQuit) as e:
             link.fail(e)
         except asyncio.CancelledError:
@@ -76,15 +96,29 @@ async def worker_loop(link: LinkState, backend: Backend, sent: JobSent, kind: in
             error.__cause__ = e
             link.fail(error)
         else:
-            link.returned(lease, worker, outcomes)
+            link.returned(lease, answer.worker, outcomes)
+            if answer.outgrown:
+                link.announce(f"worker {answer.worker} is replaced: {answer.outgrown}")
 
 
-async def send(link: LinkState, backend: Backend, frames: Frames, need: Resources, place: Place) -> Frames:
+async def send(
+    link: LinkState,
+    backend: Backend,
+    frames: Frames,
+    need: Resources,
+    place: Place,
+    devices: tuple[int, ...] = (),
+    overdue: float | None = None,
+) -> Frames:
     """Submit a lease and wait for what comes back, with one hop from the backend's thread to the engine's.
+
+    Args:
+        overdue: seconds after which it is aborted, counted from when it is known to have started. The worker's own
+            limits come first: this is for one that does not run at all any more.
 
     Raises whatever the future fails with.
     """
-    future: Future[Frames] = backend.submit(frames, need, place)
+    future: Future[Frames] = backend.submit(frames, need, place, devices)
     done = link.loop.create_future()
 
     def arrived() -> None:
@@ -95,8 +129,24 @@ async def send(link: LinkState, backend: Backend, frames: Frames, need: Resource
         link.call_soon(arrived)
 
     future.add_done_callback(from_their_thread)
+    if overdue is not None:
+        await _abort_overdue(backend, future, done, overdue)
     await done
     return future.result()
+
+
+async def _abort_overdue(backend: Backend, future: Future[Frames], done: asyncio.Future[None], overdue: float) -> None:
+    started: float | None = None
+    while True:
+        now = time.monotonic()
+        if started is None and future.running():
+            started = now
+        left = SILENCE if started is None else started + overdue - now
+        if left <= 0:
+            break
+        if (await asyncio.wait([done], timeout=left))[0]:
+            return
+    backend.abort(future)
 
 
 def _packed(lease: Lease, link: LinkState) -> list[Packed]:
@@ -111,40 +161,67 @@ def _packed(lease: Lease, link: LinkState) -> list[Packed]:
 # ---- in the worker
 
 
-def run_lease(frames: Frames, begun: str | None = None) -> Frames:
+def run_lease(frames: Frames) -> Frames:
     """Answer each message of a lease. Runs in a worker; whatever goes wrong comes back in the Frames.
 
-    One exception passes: a ``quit`` at a breakpoint (``bdb.BdbQuit``), which ends the run.
-
-    Args:
-        frames: the lease.
-        begun: a file to make before anything else. It outlives the worker, so that a backend on the same host can
-            tell a worker that died with the lease from one that died before it.
+    One exception passes: a ``quit`` at a breakpoint (``bdb.BdbQuit``), which ends the run. And the process itself ends
+    where a message runs longer, or holds more memory, than its kind may.
     """
-    if begun is not None:
-        open(begun, "xb").close()
     buffers = frames.buffers
+    box, boxed = None, False
     try:
         what, *asked = pickle.loads(frames.header)
         if what == PROBE:
             return reply(HOST, asdict(inspect_host(*asked)))
-        digest, count, kind, generators, contents, messages = asked
-        job = prepare(buffers[count]) if len(buffers) > count else known_job(digest)
+        told, count, contents, messages = asked
+        terms = Terms(*told)
+        if terms.folder:
+            box = black_box(terms.folder)
+            box.at(terms.lease)
+            boxed = box.kept
+        job = prepare(buffers[count]) if len(buffers) > count else known_job(terms.digest)
         if job is None:
-            return reply(JOB_WANTED, "")
+            return reply(JOB_WANTED, "", boxed=boxed)
     except bdb.BdbQuit:
         raise
     except AppLoadError as e:
-        return reply(NOT_LOADED, str(e))
+        return reply(NOT_LOADED, str(e), boxed=boxed)
     except BaseException as e:
-        return reply(NOT_READ, traceback_of(e))
+        return reply(NOT_READ, traceback_of(e), boxed=boxed)
+    kind, seed = job.kinds[terms.kind], terms.generators != Generators.LEAVE
     out: list[Buffer] = []
     outcomes = []
-    with around_lease(job.kinds[kind].threads, restore=generators == Generators.SEED_AND_RESTORE) as printed:
+    with around_lease(kind.resources.threads, restore=terms.generators == Generators.SEED_AND_RESTORE) as printed:
         for message in messages:
-            outcome = _answer(job, job.kinds[kind], bool(generators), message, contents, buffers, out)
-            outcomes.append((*outcome, printed()))
-    return reply(DONE, outcomes, out)
+            with contextlib.nullcontext() if box is None else _limits(kind, box, terms.lease, message[0]):
+                outcome = _answer(job, kind, seed, message, contents, buffers, out)
+            outcomes.append((*outcome, _peak_memory(), printed()))
+    outgrown = "" if box is None else guard.outgrown(kind.memory, kind.resources.cpus)
+    return Reply(DONE, worker_name(), boxed, outgrown, outcomes).encoded(out)
+
+
+@contextlib.contextmanager
+def _limits(kind: JobKind, box: BlackBox, lease: int, message: int) -> Iterator[None]:
+    """Hold one message to what its kind may take of time and memory: what exceeds it ends this process."""
+    box.at(lease, message)
+    if kind.memory:
+        guard.memory_guard().begin(box, kind.memory)
+    if kind.time_limit is not None:
+        box.end_after(kind.time_limit)
+    try:
+        yield
+    finally:
+        if kind.time_limit is not None:
+            box.go_on()
+        if kind.memory:
+            guard.memory_guard().end()
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def _answer(
@@ -156,7 +233,7 @@ def _answer(
     buffers: list[Buffer],
     out: list[Buffer],
 ) -> tuple[Any, ...]:
-    """One message: decoded, executed, encoded. The order of the result is Outcome's, less ``printed``."""
+    """One message: decoded, executed, encoded. The order of the result is Outcome's, less its last two."""
     id_, node, k, type_, group_id, created_at, ttl, content_at, state_at = packed
     clock = time.perf_counter
     begun = clock()

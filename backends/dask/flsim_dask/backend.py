@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,9 +13,9 @@ from flsim.backend import Backend, RunInfo
 from flsim.envelope import describe
 from flsim.errors import BackendBroken
 from flsim.payload import Frames
-from flsim.resources import Place, Resources, slots
+from flsim.resources import Place, Resources, Room
 from flsim_dask.local import LocalCluster
-from flsim_dask.plugin import DaskOptions
+from flsim_dask.plugin import GPU, DaskOptions
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -43,19 +44,24 @@ class DaskBackend(Backend):
             return
         host = self._options.resources()
         whole = Place("this host", host, leases=WORKERS_PER_CPU * math.ceil(host.cpus))
-        largest = Resources(cpus=max(n.cpus for n in run.needs), memory=max(n.memory for n in run.needs))
-        workers = min(slots(whole, largest), run.nodes)
-        if not workers:
+        each = _largest(run.needs)
+        room = Room(whole)
+        visible: list[str] = []
+        while len(visible) < run.nodes and (devices := room.take(each)) is not None:
+            visible.append(",".join(self._options.devices()[i] for i in devices))
+        if not visible:
             self._refused = [replace(whole, leases=0)]
             return
         self._local = LocalCluster(run.folder)
-        address, security = self._local.start(workers, max(1, math.ceil(largest.cpus)), host.memory // workers)
-        self._join(run, address, security, largest.cpus)
+        memory = host.memory // len(visible)
+        resources = {**each.custom, **({GPU: each.gpus} if each.gpus else {})}
+        address, security = self._local.start(visible, max(1, math.ceil(each.cpus)), memory, resources)
+        self._join(run, address, security, each.cpus)
 
     def capacity(self) -> list[Place]:
         return self._refused if self._workers is None else self._workers.places()
 
-    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
+    def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
         if self._workers is None:
             raise RuntimeError("the dask backend is not started")
         return self._workers.submit(frames, need, place)
@@ -111,3 +117,14 @@ class DaskBackend(Backend):
             return f"the Dask scheduler at {address} went away. Start it again, with its workers, and run again."
 
         self._workers = Workers(self._connection, cpus, run.changed, run.announce, gone)
+
+
+def _largest(needs: Sequence[Resources]) -> Resources:
+    """What a worker has that can take leases of all these needs: the workers of a local cluster are all alike."""
+    custom = {name: max(need.custom.get(name, 0.0) for need in needs) for need in needs for name in need.custom}
+    return Resources(
+        cpus=max(need.cpus for need in needs),
+        gpus=max(need.gpus for need in needs),
+        memory=max(need.memory for need in needs),
+        custom=custom,
+    )

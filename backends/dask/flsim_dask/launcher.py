@@ -16,6 +16,7 @@ import tempfile
 import threading
 import traceback
 from dataclasses import asdict, dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 READY = "flsim-dask ready at "
@@ -26,10 +27,13 @@ READY = "flsim-dask ready at "
 class Launch:
     """What the launcher is told."""
 
-    workers: int
+    visible: list[str]
+    """One entry a worker: its CUDA_VISIBLE_DEVICES."""
     nthreads: int
     memory: int
     """Bytes that each worker may use."""
+    resources: dict[str, float]
+    """What each worker declares to the scheduler."""
     certificate: str
     """PEM text: who has this certificate and its key is let in, and nobody else."""
     key: str
@@ -81,10 +85,14 @@ async def serve(launch: Launch) -> str:
     each: dict[str, Any] = {
         "nthreads": launch.nthreads,
         "memory_limit": launch.memory,
+        "resources": launch.resources,
         "local_directory": tempfile.gettempdir(),
     }
     async with Scheduler(port=0, **common) as scheduler:
-        nannies: list[Any] = [Nanny(scheduler.address, **each, **common) for _ in range(launch.workers)]
+        nannies: list[Any] = [
+            Nanny(scheduler.address, env={"CUDA_VISIBLE_DEVICES": visible}, **each, **common)
+            for visible in launch.visible
+        ]
         await asyncio.gather(*nannies)
         print(f"{READY}{scheduler.address}", flush=True)
         await asyncio.wait([asyncio.ensure_future(n.finished()) for n in nannies], return_when="FIRST_COMPLETED")
@@ -93,6 +101,11 @@ async def serve(launch: Launch) -> str:
 
 def main() -> None:
     """Be the launcher."""
+    # Outside of the process group that is killed in the end: it removes the semaphores that those processes leave.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    resource_tracker.ensure_running()  # which unblocks signals on its way
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    os.setsid()
     line = sys.stdin.buffer.readline()
     if not line:
         return  # the driver ended first

@@ -20,6 +20,7 @@ from flsim.payload import Frames
 from flsim.resources import Place, Resources
 from flsim_dask import worker as in_worker
 from flsim_dask.connection import Connection
+from flsim_dask.plugin import GPU
 
 LARGE = 64 * 1024
 """Buffers of so many bytes go to the worker ahead of the task, and stay there until its next lease, which mostly
@@ -78,11 +79,13 @@ class Leases:
 
     Args:
         gone: called when a lease meets that the scheduler is gone.
+        outgrown: called when a worker says that it is to be replaced, before its lease ends.
     """
 
-    def __init__(self, connection: Connection, gone: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection, gone: Callable[[], None], outgrown: Callable[[Worker], None]) -> None:
         self._connection = connection
         self._gone = gone
+        self._outgrown = outgrown
         self._unreleased: dict[str, Any] = {}
 
     def begin(self, worker: Worker, future: Future[Frames], frames: Frames, need: Resources) -> None:
@@ -145,13 +148,15 @@ class Leases:
                 workers=[address],
                 allow_other_workers=False,
                 pure=False,
-                resources=dict(need.custom) or None,
+                resources=_declared(need) or None,
             )
-            header, *buffers = await lease.task
+            outgrown, header, *buffers = await lease.task
         except Exception as e:  # what Dask raises is of many kinds
             self._failed(lease, e)
         else:
-            self.end(lease, Frames(header, list(buffers)))
+            if outgrown:
+                self._outgrown(lease.worker)
+            self.end(lease, Frames(header, list(buffers), outgrown))
 
     async def _carry(self, worker: Worker, frames: Frames) -> list[Any]:
         """The arguments of the task. What is large is sent ahead of it, where the worker does not have it already."""
@@ -183,6 +188,11 @@ class Leases:
     def _release(self, key: str) -> None:
         if (task := self._unreleased.pop(key, None)) is not None:
             task.release()
+
+
+def _declared(need: Resources) -> dict[str, float]:
+    """What of a need Dask's scheduler knows: the resources that workers declare."""
+    return {**need.custom, **({GPU: need.gpus} if need.gpus else {})}
 
 
 def _how(lease: Lease, about: Mapping[str, Any]) -> tuple[Cause, str]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,8 +46,6 @@ class LocalCluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             bufsize=0,
-            # A process group of its own, so that all can be killed at once.
-            start_new_session=True,
             env={**os.environ, "DASK_LOGGING__DISTRIBUTED": "warning", "TMPDIR": str(folder)},
         )
         self._printed = b""
@@ -55,8 +54,16 @@ class LocalCluster:
         self._listener = threading.Thread(target=self._listen, name="flsim-dask-output", daemon=True)
         self._listener.start()
 
-    def start(self, workers: int, nthreads: int, memory: int) -> tuple[str, Security]:
+    def start(
+        self, visible: Sequence[str], nthreads: int, memory: int, resources: Mapping[str, float]
+    ) -> tuple[str, Security]:
         """Start the scheduler and the workers. Returns its address, and what lets a client in.
+
+        Args:
+            visible: one entry a worker: its CUDA_VISIBLE_DEVICES.
+            nthreads: of each worker.
+            memory: bytes that each worker may use.
+            resources: what each worker declares to the scheduler.
 
         Raises:
             BackendBroken: it did not start.
@@ -64,7 +71,7 @@ class LocalCluster:
         from distributed.security import Security
 
         security = Security.temporary()  # type: ignore[no-untyped-call]  # distributed is typed in part
-        launch = Launch(workers, nthreads, memory, security.tls_ca_file, security.tls_client_key)
+        launch = Launch(list(visible), nthreads, memory, dict(resources), security.tls_ca_file, security.tls_client_key)
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(launch.encode())
@@ -84,8 +91,9 @@ class LocalCluster:
 
     def stop(self) -> None:
         """Kill all its processes, and wait until they are gone."""
-        with contextlib.suppress(ProcessLookupError):  # somebody else may have waited for it
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()  # before it starts any more; and it may not yet lead the process group …
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # … of all the others
         self._process.wait()
         self._listener.join(AFTERMATH)
         for pipe in (self._process.stdin, self._process.stdout):

@@ -10,6 +10,9 @@ from flsim.backend import BackendSpec, HostOptions
 from flsim.errors import ConfigError
 from flsim.hooks import hookimpl
 
+GPU = "GPU"
+"""The resource by which a Dask worker declares its gpus, as ``dask worker --resources GPU=1``."""
+
 
 @dataclass(frozen=True, slots=True)
 class DaskOptions(HostOptions):
@@ -54,7 +57,7 @@ class DaskOptions(HostOptions):
                 raise ConfigError(f"{given[0]} is for a running scheduler; say which one, as scheduler=tls://HOST:PORT")
             self.resources()  # which raises for amounts that are none
             return
-        sized = [name for name in ("cpus", "memory") if getattr(self, name) is not None]
+        sized = [name for name in ("cpus", "gpus", "memory", "custom") if getattr(self, name) is not None]
         if sized:
             raise ConfigError(
                 f"{' and '.join(sized)} are for a cluster of this host, and scheduler={self.scheduler} has its own; "
@@ -84,8 +87,7 @@ SPEC = BackendSpec(
     summary="workers of a Dask cluster: one of this host, or one that runs already",
     target="flsim_dask.backend:DaskBackend",
     options=DaskOptions,
-    # Not memory: what a nanny enforces is its worker's limit, not that of the ClientApp, and there may be no nanny.
-    honours=frozenset({"cpus", "custom", "isolation", "abort", "hosts"}),
+    honours=frozenset({"cpus", "gpus", "memory", "custom", "isolation", "abort", "hosts"}),
     requires=("distributed", "cryptography"),
     install="pip install flsim-dask",
 )

@@ -12,7 +12,7 @@ _at_work: set[str] = set()
 """The key of the task whose lease this process is at."""
 
 
-def run(address: str, small: list[bytes | None], *large: bytes) -> list[bytes]:
+def run(address: str, small: list[bytes | None], *large: bytes) -> list[Any]:
     """Run a lease, in a worker.
 
     Args:
@@ -21,7 +21,7 @@ def run(address: str, small: list[bytes | None], *large: bytes) -> list[bytes]:
         large: the large ones, in order.
 
     Returns:
-        The header and the buffers of the reply.
+        Whether this worker has outgrown its share, then the header and the buffers of the reply.
     """
     from distributed import get_worker
     from distributed.utils import sync
@@ -42,7 +42,7 @@ def run(address: str, small: list[bytes | None], *large: bytes) -> list[bytes]:
             reply = run_lease(Frames(header, list(buffers)))
         finally:
             _at_work.discard(key)
-    return [reply.header, *map(bytes, reply.buffers)]
+    return [reply.outgrown, reply.header, *map(bytes, reply.buffers)]
 
 
 def is_at(key: str) -> bool:

@@ -15,6 +15,7 @@ from flsim.resources import Place, Resources
 from flsim_dask import worker as in_worker
 from flsim_dask.connection import Connection
 from flsim_dask.leases import Lease, Leases, Worker
+from flsim_dask.plugin import GPU
 
 LOOK_AGAIN = 1.0
 """Seconds after which the workers are looked at once more where there were new ones: what became of them in the moment
@@ -44,7 +45,7 @@ class Workers:
     ) -> None:
         self._connection = connection
         self._client = connection.client
-        self._leases = Leases(connection, self._break)
+        self._leases = Leases(connection, self._break, self._replace)
         self._cpus = cpus
         self._changed = changed
         self._announce = announce
@@ -104,11 +105,21 @@ class Workers:
             lease.worker.aborted = True
             self._publish()
             if lease.worker.nanny:
-                with contextlib.suppress(KeyError):  # the scheduler does not know it any more
-                    await self._client.run(in_worker.kill, address, workers=[address], nanny=True, on_error="ignore")
+                await self._kill(address)
             else:
                 self._announce(f"worker {address} has no nanny, so it cannot be ended; it gets no more leases")
         self._leases.end(lease, WorkerLost(Cause.ABORTED, f"aborted at worker {address}"))
+
+    def _replace(self, worker: Worker) -> None:
+        """Have its nanny replace a worker that has nothing else to do."""
+        if worker.nanny:  # else nobody would
+            worker.aborted = True
+            self._publish()
+            self._connection.spawn(self._kill(worker.address))
+
+    async def _kill(self, address: str) -> None:
+        with contextlib.suppress(KeyError):  # the scheduler does not know it any more
+            await self._client.run(in_worker.kill, address, workers=[address], nanny=True, on_error="ignore")
 
     async def _has_begun(self, lease: Lease) -> bool:
         """Whether the worker is at it; otherwise it is at something of others, and need not be ended."""
@@ -176,7 +187,10 @@ class Workers:
     def _place(self, address: str, about: Mapping[str, Any]) -> Place:
         cpus = self._cpus if self._cpus is not None else about["nthreads"]
         memory = about["memory_limit"] or 0  # a worker without a limit has no memory that could be booked
-        return Place(address, Resources(cpus=cpus, memory=memory, custom=about["resources"]), leases=1)
+        custom = dict(about["resources"])
+        gpus = custom.pop(GPU, 0.0)
+        gpus = gpus if gpus < 1 else float(int(gpus))
+        return Place(address, Resources(cpus=cpus, gpus=gpus, memory=memory, custom=custom), leases=1)
 
     def _set_status(self, worker: Worker, status: str) -> None:
         worker.status = status

@@ -21,13 +21,15 @@ from flsim.testing.watch import kill, until
 HOST = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0", "--no-dashboard")
 
 GUARD = """
-import os, subprocess, sys
+import os, psutil, subprocess, sys
 if os.fork():
     os._exit(0)  # what follows is no child of the tests, which look for children that were left behind
 os.setsid()
 subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
 sys.stdin.read()
-os.killpg(0, 9)
+for process in psutil.Process().children(recursive=True):
+    if "resource_tracker" not in " ".join(process.cmdline()):  # which removes the semaphores that the others leave
+        process.kill()
 """
 """Runs a command, and ends with all that it has started when its stdin does, at the latest with the tests."""
 

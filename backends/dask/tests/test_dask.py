@@ -35,7 +35,7 @@ from flsim.options import make_options
 from flsim.records import ConfigRecord, RecordDict
 from flsim.resources import Resources
 from flsim.testing import BackendContract, Desk, Subject
-from flsim.testing.apps import client, notes
+from flsim.testing.apps import client, held, notes
 from flsim.testing.watch import alive, children, command, kill, listening, until
 from flsim_serial.plugin import flsim_backends as serial
 
@@ -92,7 +92,7 @@ def test_a_custom_resource_is_found_where_it_is(cluster: Cluster, tmp_path: Path
         joined(cluster).run(hold_all, kinds=[Kind("licensed", client, 4, need)], config=plan(tmp_path, 0.0))
 
     run(1)
-    assert len({note.split()[-1] for note in notes(tmp_path)}) == 1, "leases ran where there is no licence"
+    assert len(pids(tmp_path)) == 1, "leases ran where there is no licence"
     with pytest.raises(UnsupportedResources, match="2 licence"):
         run(2)
 
@@ -196,9 +196,9 @@ def test_two_runs_on_one_cluster_do_not_share_a_process_at_the_same_time(cluster
             futures.append(desk.submit("hold", place=place, seconds=0.3, folder=str(tmp_path)))
         for future in futures:
             assert one.outcome(future).error is None
-    (_, _, first_ended, pid), (_, second_begun, _, same_pid) = (note.split() for note in notes(tmp_path))
-    assert pid == same_pid
-    assert float(first_ended) <= float(second_begun)
+    first, second = held(tmp_path)
+    assert first["pid"] == second["pid"]
+    assert first["ended"] <= second["begun"]
 
 
 def test_a_large_buffer_goes_to_a_worker_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,6 +368,32 @@ def test_a_local_cluster_that_ends_breaks_the_run_with_what_it_printed(tmp_path:
             future.result(5)
 
 
+@pytest.mark.parametrize(
+    ("signal_", "code", "said"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_to_the_process_group_ends_a_run_and_leaves_nothing(
+    tmp_path: Path, signal_: signal.Signals, code: int, said: str
+) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(
+        "from flsim import *\nfrom flsim.testing.apps import client\n"
+        "server = ServerApp()\n@server.main()\ndef main(grid, context):\n"
+        f"    held = RecordDict({{'plan': ConfigRecord({{'seconds': 600.0, 'folder': {str(tmp_path)!r}}})}})\n"
+        "    grid.send_and_receive(Message(held, n, 'query.begin') for n in grid.get_node_ids())\n"
+    )
+    command = [sys.executable, "-m", "flsim", "run", str(app), "--backend", "dask", "-o", "cpus=1"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        assert until(lambda: len(notes(tmp_path)) == 1, 60)
+        pids = children(process.pid)
+        os.killpg(process.pid, signal_)
+        output, _ = process.communicate(timeout=5)
+    assert process.returncode == code, output
+    assert said in output
+    assert until(lambda: not any(map(alive, pids)), 1)
+
+
 def test_a_driver_on_stdin_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
     script = (
         "import flsim\n"
@@ -436,9 +462,9 @@ def plan(folder: Path, seconds: float) -> dict[str, Any]:
     return {"folder": str(folder), "seconds": seconds}
 
 
-def pids(folder: Path) -> set[str]:
+def pids(folder: Path) -> set[int]:
     """Of the workers that answered a *hold*."""
-    return {note.split()[-1] for note in notes(folder)}
+    return {call["pid"] for call in held(folder)}
 
 
 echo_all, hold_all = ServerApp(), ServerApp()

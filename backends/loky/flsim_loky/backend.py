@@ -36,6 +36,7 @@ class LokyBackend(Backend):
         resources = options.resources()
         self._place = Place("this host", resources, leases=SLOTS_PER_CPU * math.ceil(resources.cpus))
         self._run: RunInfo | None = None
+        self._devices = options.devices()
         self._idle: list[_Slot] = []
         self._slots: set[_Slot] = set()
 
@@ -44,18 +45,21 @@ class LokyBackend(Backend):
         # Each worker holds the reading end. The writing end is the driver's alone, so it closes with the driver.
         self._driver_lives, self._driver = multiprocessing.Pipe(duplex=False)
         _start_trackers()
-        at_once = max((slots(self._place, need) for need in run.needs), default=0)
-        self._idle = [self._new_slot() for _ in range(min(at_once, run.nodes))]
+        # Those that have a gpu are begun when it is known which.
+        at_once = max((slots(self._place, need) for need in run.needs if not need.gpus), default=0)
+        self._idle = [self._new_slot(()) for _ in range(min(at_once, run.nodes))]
 
     def capacity(self) -> list[Place]:
         return [self._place]
 
-    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
+    def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
         if self._run is None:
             raise RuntimeError("the loky backend is not started")
         future: Future[Frames] = Future()
         future.set_running_or_notify_cancel()
-        slot = self._idle.pop() if self._idle else self._new_slot()
+        # From the end: the one that was at work last, whose caches are warm. A process stays on its devices.
+        at = next((i for i in range(len(self._idle) - 1, -1, -1) if self._idle[i].devices == devices), None)
+        slot = self._new_slot(devices) if at is None else self._idle.pop(at)
         try:
             inner = slot.submit(frames, future)
         except BrokenProcessPool as e:  # it died while it was idle
@@ -79,12 +83,14 @@ class LokyBackend(Backend):
             slot.executor.shutdown(wait=True, kill_workers=True)
         self._slots.clear()
         self._idle.clear()
+        multiprocessing.active_children()  # this lets go of those that have died, and of their semaphores
         self._driver_lives.close()
         self._driver.close()
 
-    def _new_slot(self) -> _Slot:
+    def _new_slot(self, devices: tuple[int, ...]) -> _Slot:
         assert self._run is not None
-        slot = _Slot(self._run, self._driver_lives)
+        visible = ",".join(self._devices[i] for i in devices) if self._devices else None
+        slot = _Slot(self._run, self._driver_lives, devices, visible)
         self._slots.add(slot)
         return slot
 
@@ -96,40 +102,47 @@ class LokyBackend(Backend):
         """Called in the executor's own thread. The slot is free, or gone, before anybody hears of it."""
         error = inner.exception()
         if error is None:
+            frames = inner.result()
             slot.future = None
-            self._idle.append(slot)
-            future.set_result(inner.result())
+            if frames.outgrown:
+                self._drop(slot)
+            else:
+                self._idle.append(slot)
+            future.set_result(frames)
             return
         self._drop(slot)
         if isinstance(error, ShutdownExecutorError):
             error = WorkerLost(Cause.ABORTED, "its worker was ended")
         elif isinstance(error, BrokenProcessPool):
-            lost = _lost(error)
-            error = lost if slot.started() else WorkerLost(Cause.NOT_STARTED, lost.detail)
+            error = _lost(error)
         future.set_exception(error)
 
 
 class _Slot:
-    """One worker process, begun at once: it loads the app while the driver gets ready."""
+    """One worker process, begun at once: it loads the app while the driver gets ready.
 
-    def __init__(self, run: RunInfo, driver_lives: Connection) -> None:
+    Args:
+        devices: of the place, that it has for its whole life.
+        visible: what CUDA_VISIBLE_DEVICES says there; None: what it says here.
+    """
+
+    def __init__(self, run: RunInfo, driver_lives: Connection, devices: tuple[int, ...], visible: str | None) -> None:
         threads = {need.threads for need in run.needs}
         env = dict.fromkeys(_THREAD_VARIABLES, str(min(threads))) if len(threads) == 1 else {}
+        # By itself, loky ends a worker that has grown by 300 MB, without a word. The engine's rule says so.
+        env["LOKY_MAX_MEMORY_LEAK_SIZE"] = "1e18"
+        if visible is not None:
+            env["CUDA_VISIBLE_DEVICES"] = visible
+        self.devices = devices
         self.executor = ProcessPoolExecutor(1, initializer=_begin, initargs=(driver_lives,), env=env)
         self.executor.submit(_load, run.job)
         self.future: Future[Frames] | None = None
-        self._begun = run.folder / f"begun-{id(self):x}"
 
     def submit(self, frames: Frames, future: Future[Frames]) -> Future[Frames]:
         """Run a lease that completes ``future``. Raises BrokenProcessPool where the worker is dead."""
         self.future = future
-        self._begun.unlink(missing_ok=True)
-        inner: Future[Frames] = self.executor.submit(run_lease, frames, str(self._begun))
+        inner: Future[Frames] = self.executor.submit(run_lease, frames)
         return inner
-
-    def started(self) -> bool:
-        """Whether the worker had begun its last lease when it died."""
-        return self._begun.exists()
 
 
 def _start_trackers() -> None:

@@ -13,7 +13,7 @@ def flsim_backends() -> list[BackendSpec]:
             summary="processes of this host, one for each ClientApp at work",
             target="flsim_loky.backend:LokyBackend",
             options=HostOptions,
-            honours=frozenset({"cpus", "isolation", "abort"}),
+            honours=frozenset({"cpus", "gpus", "memory", "custom", "isolation", "abort"}),
             requires=("loky",),
             install="pip install flsim-loky",
         )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import bdb
 import contextlib
-import itertools
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -42,15 +40,12 @@ class RayBackend(Backend):
         """By Ray's id of the node, as the engine knows them."""
         self._leases: dict[Future[Frames], _Lease] = {}
         """Those at work. Whoever takes one out of it completes its future."""
-        self._numbers = itertools.count()
-        self._marks: bool | None = None
-        """Whether all workers that have answered leave marks: whoever dies without one had not begun its lease."""
         if options.address is not None:
             self.patience = options.wait
 
     def start(self, run: RunInfo) -> None:
         self._ours = self._connection.enter_context(connection(self._options, run.folder))
-        self._task, self._task_once = ray.remote(lease.run), ray.remote(max_calls=1)(lease.run)
+        self._task, self._task_once = (ray.remote(max_calls=n)(lease.run) for n in (lease.CALLS, 1))
         self._watcher = Watcher(run.changed)
         self._places = self._watcher.places
         self._run = run
@@ -69,7 +64,7 @@ class RayBackend(Backend):
                     at_work.cancel()  # or Ray would wait for such a host for ever
         return list(self._places.values())
 
-    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
+    def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
         if self._run is None or self._watcher is None:
             raise RuntimeError("the ray backend is not started")
         future: Future[Frames] = Future()
@@ -83,9 +78,8 @@ class RayBackend(Backend):
             # stay with the first.
             once = need.gpus and any(p.resources.gpus > 1 for p in self._places.values())
             task = (self._task_once if once else self._task).options(**_options(need, node))
-            mark = self._run.folder / f"begun-{next(self._numbers)}"
-            ref = task.remote(frames.header, lease.out_of_band(frames.buffers), str(mark))
-            self._leases[future] = _Lease(ref, need, mark)
+            ref = task.remote(frames.header, lease.out_of_band(frames.buffers))
+            self._leases[future] = _Lease(ref, need)
             ref.future().add_done_callback(partial(self._done, future))
         return future
 
@@ -121,9 +115,8 @@ class RayBackend(Backend):
             return
         error = inner.exception()
         if error is None:
-            header, buffers, marks = inner.result()
-            self._marks = marks and self._marks is not False
-            future.set_result(Frames(header, lease.in_place(buffers)))
+            header, buffers = inner.result()
+            future.set_result(Frames(header, lease.in_place(buffers)))  # who has outgrown its share has ended itself
         else:
             future.set_exception(self._failure(error, at_work))
 
@@ -139,8 +132,7 @@ class RayBackend(Backend):
         if isinstance(error, (exceptions.WorkerCrashedError, exceptions.TaskCancelledError)):
             if at_work.aborted:
                 return WorkerLost(Cause.ABORTED, "its worker was ended")
-            cause = Cause.NOT_STARTED if self._marks and not at_work.mark.exists() else Cause.UNKNOWN
-            return WorkerLost(cause, "worker died: it exited, was killed, or crashed; Ray does not tell which")
+            return WorkerLost(Cause.UNKNOWN, "worker died: it exited, was killed, or crashed; Ray does not tell which")
         if isinstance(error, exceptions.RayTaskError) and isinstance(error.cause, bdb.BdbQuit):
             return error.cause
         return BackendBroken(f"a task of Ray failed with {describe(error)}")
@@ -158,7 +150,6 @@ _CAUSES = (
 class _Lease:
     ref: Any
     need: Resources
-    mark: Path
     aborted: bool = False
 
     def cancel(self) -> None:

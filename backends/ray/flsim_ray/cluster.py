@@ -107,10 +107,12 @@ def _of_this_host(options: RayOptions, folder: Path) -> Iterator[None]:
                     "RAY_AUTH_TOKEN_PATH": str(token),
                     "RAY_AUTH_TOKEN": None,  # it would be taken for ours
                     "RAY_USAGE_STATS_ENABLED": "0",
+                    "CUDA_VISIBLE_DEVICES": ",".join(options.devices()),  # of which Ray gives to each task its own
                 },
                 address="local",
                 num_cpus=int(resources.cpus),
-                num_gpus=options.gpus,
+                num_gpus=int(resources.gpus),
+                resources=dict(resources.custom),
                 _memory=resources.memory,
                 include_dashboard=False,
                 _temp_dir=str(folder / "ray"),  # Ray opens it to all, and the folder around it stays closed

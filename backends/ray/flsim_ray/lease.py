@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from flsim.errors import AppLoadError
@@ -16,23 +14,34 @@ from flsim.worker import run_lease
 LARGE = 100_000
 """Bytes from which Ray keeps a value in its object store, where it is read in place."""
 
-Reply = tuple[bytes, list[Any], bool]
-"""A header, its buffers as :func:`out_of_band` gives them, and whether this worker could have left a mark."""
+CALLS = 2**31 - 1
+"""Leases after which a worker ends, as its task's ``max_calls``: more than there are, and the way to end one early."""
+
+Reply = tuple[bytes, list[Any]]
+"""A header, and its buffers as :func:`out_of_band` gives them."""
 
 
-def run(header: bytes, buffers: list[Any], mark: str) -> Reply:
+def run(header: bytes, buffers: list[Any]) -> Reply:
     """Run a lease.
 
     Args:
         header: of its frames.
         buffers: of its frames, as :func:`out_of_band` gives them.
-        mark: a file that is there while the lease runs, if its folder, the driver's own, is in reach.
     """
-    marks = os.access(Path(mark).parent, os.W_OK)
-    frames = run_lease(Frames(header, in_place(buffers)), mark if marks else None)
-    if marks:
-        Path(mark).unlink()
-    return frames.header, out_of_band(frames.buffers), marks
+    frames = run_lease(Frames(header, in_place(buffers)))
+    if frames.outgrown:
+        _end_after_this()
+    return frames.header, out_of_band(frames.buffers)
+
+
+def _end_after_this() -> None:
+    """Have Ray end this process when the task is done, and its result has gone. There is no public way, so Ray's count
+    of the calls is set such that this is the last; without that count, the process stays."""
+    from ray._private.worker import global_worker
+
+    calls = getattr(global_worker.function_actor_manager, "_num_task_executions", {})
+    for function in calls:
+        calls[function] = CALLS - 1
 
 
 def load(job: bytes) -> None:

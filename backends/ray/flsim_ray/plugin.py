@@ -17,9 +17,6 @@ class RayOptions(HostOptions):
         ConfigError: a value that Ray does not take, or options that do not go together.
     """
 
-    gpus: int | None = field(
-        default=None, metadata={"help": "gpus that the run may use; default: those that Ray finds on this host"}
-    )
     address: str | None = field(
         default=None,
         metadata={
@@ -34,11 +31,11 @@ class RayOptions(HostOptions):
     def __post_init__(self) -> None:
         if self.address is not None:
             self._check_address(self.address)
-        cpus = self.resources().cpus
-        if cpus != int(cpus):
-            raise ConfigError(f"Ray counts the cpus of a host in whole ones: cpus={int(cpus) or 1}, not {cpus:g}")
-        if self.gpus is not None and self.gpus < 0:
-            raise ConfigError(f"gpus is zero or more, not {self.gpus}")
+        self.resources()  # which raises for amounts that are none
+        if self.cpus is not None and self.cpus != int(self.cpus):
+            raise ConfigError(
+                f"Ray counts the cpus of a host in whole ones: cpus={int(self.cpus) or 1}, not {self.cpus:g}"
+            )
         if not self.wait >= 0:
             raise ConfigError(f"wait is zero seconds or more, not {self.wait:g}")
 
@@ -52,7 +49,7 @@ class RayOptions(HostOptions):
             raise ConfigError(
                 f"address={address!r} is no running cluster; leave it out, and one of this host is started"
             )
-        if sized := [name for name in ("cpus", "gpus", "memory") if getattr(self, name) is not None]:
+        if sized := [name for name in ("cpus", "gpus", "memory", "custom") if getattr(self, name) is not None]:
             raise ConfigError(
                 f"{' and '.join(sized)} are for a cluster of this host, and address={address} has its own; "
                 "leave one or the other out"
@@ -70,8 +67,7 @@ SPEC = BackendSpec(
     summary="tasks of a Ray cluster: one of this host, or one that runs already",
     target="flsim_ray.backend:RayBackend",
     options=RayOptions,
-    # Not memory: Ray books it, and enforces no task's share.
-    honours=frozenset({"cpus", "gpus", "custom", "isolation", "abort", "hosts"}),
+    honours=frozenset({"cpus", "gpus", "memory", "custom", "isolation", "abort", "hosts"}),
     requires=("ray", "psutil"),
     install="pip install flsim-ray",
     # Its agents try for a minute to report the death of their raylet to a GCS that is gone, too.

@@ -32,7 +32,7 @@ from flsim.options import make_options
 from flsim.resources import Resources
 from flsim.testing import CHECKS, BackendContract, Subject
 from flsim.testing.apps import client as checks_client
-from flsim.testing.apps import note, notes
+from flsim.testing.apps import held, note, notes
 from flsim.testing.checks import Check
 from flsim.testing.watch import alive, children, kill, until
 
@@ -357,13 +357,12 @@ def test_a_cluster_of_this_host_gives_the_digest_of_serial_and_leaves_the_proces
 
 def test_shares_of_a_gpu_are_never_more_than_there_are(tmp_path: Path) -> None:
     def main(grid: Grid, context: Context) -> None:
-        held = plan(seconds=0.3, folder=str(tmp_path))
-        assert all(
-            r.has_content() for r in grid.send_and_receive(Message(held, n, "query.hold") for n in grid.get_node_ids())
-        )
+        asked = plan(seconds=0.3, folder=str(tmp_path))
+        replies = grid.send_and_receive(Message(asked, n, "query.hold") for n in grid.get_node_ids())
+        assert all(r.has_content() for r in replies)
 
     run(main, nodes=8, resources=Resources(cpus=0.5, gpus=0.5), cpus=4, gpus=1)
-    spans = [[float(t) for t in n.split()[1:3]] for n in notes(tmp_path)]
+    spans = [(call["begun"], call["ended"]) for call in held(tmp_path)]
     assert len(spans) == 8
     assert max(sum(b <= begun < e for b, e in spans) for begun, _ in spans) == 2
 
@@ -425,7 +424,12 @@ def test_a_cluster_of_this_host_starts_also_with_a_long_tmpdir(tmp_path: Path, m
     assert not Path(left).exists()
 
 
-def test_sigterm_to_the_process_group_ends_a_run_with_143_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("signal_", "code", "said"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_to_the_process_group_ends_a_run_and_leaves_nothing(
+    tmp_path: Path, signal_: signal.Signals, code: int, said: str
+) -> None:
     app = tmp_path / "app.py"
     app.write_text(
         "from flsim import *\nfrom flsim.testing.apps import client, plan\n"
@@ -439,8 +443,8 @@ def test_sigterm_to_the_process_group_ends_a_run_with_143_and_leaves_nothing(tmp
     ) as process:
         assert until(lambda: len(notes(tmp_path)) == 1, 60)
         pids = children(process.pid)
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal_)
         output, _ = process.communicate(timeout=5)
-    assert process.returncode == 143, output
-    assert "terminated" in output
+    assert process.returncode == code, output
+    assert said in output
     assert until(lambda: not any(map(alive, pids)), 1)

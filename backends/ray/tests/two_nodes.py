@@ -16,13 +16,14 @@ from ray.cluster_utils import Cluster
 import flsim
 from flsim import ClientApp, ConfigRecord, Context, Grid, Message, RecordDict, ServerApp
 
-NODES = 250
+NODES = 50
 
 client = ClientApp()
 server = ServerApp()
 cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 raylets: Counter[int] = Counter()
-answered: list[int] = []
+answered: list[tuple[int, int]] = []
+"""Round and node of each reply."""
 
 
 @client.query("work")
@@ -35,19 +36,22 @@ def work(msg: Message, context: Context) -> Message:
 def main(grid: Grid, context: Context) -> None:
     second: psutil.Process | None = None
     lost = False
-    messages = [Message(RecordDict(), n, "query.work") for n in grid.get_node_ids()]
-    for i, reply in enumerate(grid.stream(messages, ordered=False)):
-        raylet = reply.content["v"]["raylet"]
-        raylets[raylet] += 1
-        answered.append(reply.metadata.src_node_id)
-        if i == 20:
-            node = cluster.add_node(num_cpus=1)
-            second = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        if second is not None and raylets[second.pid] == 20 and not lost:
-            lost = True
-            for process in [second, *second.children(recursive=True)]:
-                process.kill()
-    assert lost, "the second node got no work"
+    for round_ in range(40):  # a node needs seconds to get its first work, and more where the host is busy
+        messages = [Message(RecordDict(), n, "query.work") for n in grid.get_node_ids()]
+        for reply in grid.stream(messages, ordered=False):
+            raylet = reply.content["v"]["raylet"]
+            raylets[raylet] += 1
+            answered.append((round_, reply.metadata.src_node_id))
+            if len(answered) == 20:
+                node = cluster.add_node(num_cpus=1)
+                second = psutil.Process(node.all_processes["raylet"][0].process.pid)
+            if second is not None and raylets[second.pid] == 20 and not lost:
+                lost = True
+                for process in [second, *second.children(recursive=True)]:
+                    process.kill()
+        if lost:
+            return  # the round in the middle of which it was lost has come to its end
+    raise AssertionError("the second node got no work")
 
 
 try:

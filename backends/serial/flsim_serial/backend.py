@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 import queue
 import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 from flsim.backend import Backend, HostOptions, RunInfo
@@ -20,17 +24,22 @@ class SerialBackend(Backend):
 
     def __init__(self, options: HostOptions) -> None:
         self._place = Place("this process", options.resources(), leases=1)
+        self._devices = options.devices()
+        self._environment = contextlib.ExitStack()
         self._queue: queue.SimpleQueue[tuple[Future[Frames], Frames] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def start(self, run: RunInfo) -> None:
+        if gpus := math.ceil(max((need.gpus for need in run.needs), default=0)):
+            # For the whole process, and so for all kinds: a library that has used a gpu stays on it.
+            self._environment.enter_context(_visible(self._devices[:gpus]))
         self._thread = threading.Thread(target=self._work, name="flsim-serial", daemon=True)
         self._thread.start()
 
     def capacity(self) -> list[Place]:
         return [self._place]
 
-    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
+    def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
         if self._thread is None:
             raise RuntimeError("the serial backend is not started")
         future: Future[Frames] = Future()
@@ -42,6 +51,7 @@ class SerialBackend(Backend):
         if thread is not None:
             self._queue.put(None)
             thread.join(PATIENCE)
+            self._environment.close()
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -51,3 +61,16 @@ class SerialBackend(Backend):
                     future.set_result(run_lease(frames))
                 except BaseException as e:  # a quit at a breakpoint passes run_lease; the driver must see it
                     future.set_exception(e)
+
+
+@contextlib.contextmanager
+def _visible(devices: Sequence[str]) -> Iterator[None]:
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before

@@ -13,6 +13,6 @@ def flsim_backends() -> list[BackendSpec]:
             summary="one after another in this process: for debugging, and the reference",
             target="flsim_serial.backend:SerialBackend",
             options=HostOptions,
-            honours=frozenset({"cpus"}),
+            honours=frozenset({"cpus", "gpus", "custom"}),
         )
     ]

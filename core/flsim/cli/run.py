@@ -42,6 +42,9 @@ def run(
     memory: str | None = typer.Option(
         None, "--memory", metavar="SIZE", help="Memory that one ClientApp needs, such as 2GiB."
     ),
+    time_limit: float | None = typer.Option(
+        None, "--time-limit", metavar="SECONDS", help="Seconds that one message may run before its worker is ended."
+    ),
     seed: int | None = typer.Option(None, "--seed", min=0, help="Makes the run repeatable; drawn where not given."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Load and check everything, say what would run, and stop."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON, and nothing else, to stdout."),
@@ -53,7 +56,8 @@ def run(
     message got an error; 2 wrong usage; 130 Ctrl-C; 143 SIGTERM.
     """
     with _stdout_for_json() if as_json else contextlib.nullcontext(sys.stdout) as out:
-        plugins, plan = _plan(path, backend, option, nodes, sets, {"cpus": cpus, "gpus": gpus, "memory": memory}, seed)
+        needs = {"cpus": cpus, "gpus": gpus, "memory": memory}
+        plugins, plan = _plan(path, backend, option, nodes, sets, needs, time_limit, seed)
         if dry_run:
             _show_plan(plan, out, as_json)
             return
@@ -76,6 +80,7 @@ def _plan(
     nodes: int | None,
     sets: list[str],
     needs: dict[str, Any],
+    time_limit: float | None,
     seed: int | None,
 ) -> tuple[Plugins, Plan]:
     from flsim.options import make_options, parse_assignments
@@ -93,6 +98,8 @@ def _plan(
         project = project.with_nodes(nodes)
     project = project.with_config(config)
     project = project.with_resources({k: v for k, v in needs.items() if v is not None})
+    if time_limit is not None:
+        project = project.with_time_limit(time_limit)
     return plugins, make_plan(plugins, project, backend=backend, options=options, seed=seed)
 
 
@@ -172,6 +179,7 @@ def _show_plan(plan: Plan, out: TextIO, as_json: bool) -> None:
         "kinds": [
             {
                 "name": k.name, "client": str(k.client), "nodes": k.nodes, "needs": str(k.resources),
+                "time_limit": k.time_limit,
                 "config": dict(k.config),
             }
             for k in project.kinds
@@ -188,6 +196,8 @@ def _show_plan(plan: Plan, out: TextIO, as_json: bool) -> None:
     for kind in shown["kinds"]:
         count = "1 node" if kind["nodes"] == 1 else f"{kind['nodes']:,} nodes"
         text = f"  {count} of kind {kind['name']}: client {kind['client']}, each {kind['needs']}"
+        if kind["time_limit"] is not None:
+            text += f", at most {kind['time_limit']:g} s a message"
         print(text, file=out)
     print(f"  on {shown['backend']} with {_pairs(shown['options']) or 'its defaults'}, seed {shown['seed']}", file=out)
     print(f"  config: {_pairs(shown['config']) or 'none'}", file=out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import random
 import signal
@@ -53,10 +54,46 @@ def echo(msg: Message, context: Context) -> Message:
 
 @client.query("hold")
 def hold(msg: Message, context: Context) -> Message:
-    """Take ``seconds``, and note from when to when, by a clock that all processes of a host share."""
+    """Take ``seconds``, and note from when to when, by a clock that all processes of a host share, in which process,
+    with which gpus, and what the node's config says of its weight and share of a gpu."""
     begun = time.monotonic()
     time.sleep(float(plan(msg)["seconds"]))
-    note(plan(msg)["folder"], f"{context.node_config.get('weight', 1)} {begun} {time.monotonic()} {os.getpid()}")
+    about = {
+        "weight": context.node_config.get("weight", 1),
+        "share": context.node_config.get("share", 0),
+        "begun": begun,
+        "ended": time.monotonic(),
+        "pid": os.getpid(),
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+    }
+    note(plan(msg)["folder"], json.dumps(about))
+    return reply(msg, pid=os.getpid())
+
+
+def held(folder: Path) -> list[dict[str, Any]]:
+    """What calls of *hold* have noted."""
+    return [json.loads(text) for text in notes(folder)]
+
+
+@client.query("hang")
+def hang(msg: Message, context: Context) -> Message:
+    """Do not return: in Python, or in C with the GIL held, so that no thread of this process runs on."""
+    if plan(msg)["how"] == "python":
+        time.sleep(600)
+    ctypes.PyDLL(None).sleep(600)
+    return reply(msg)
+
+
+_kept: list[bytearray] = []
+
+
+@client.query("take")
+def take(msg: Message, context: Context) -> Message:
+    """Hold so many ``mebibytes`` for 0.3 s, and with ``keep`` for ever."""
+    taken = bytearray(b"x") * (int(plan(msg)["mebibytes"]) * 2**20)
+    time.sleep(0.3)  # so long that whoever watches sees it
+    if plan(msg)["keep"]:
+        _kept.append(taken)
     return reply(msg, pid=os.getpid())
 
 

@@ -24,19 +24,20 @@ from flsim.aggregate import weighted_mean
 from flsim.apps import Context, ServerApp
 from flsim.code import Code, Reference
 from flsim.envelope import Generators, describe
-from flsim.errors import BackendBroken, Cause, UnsupportedResources, WorkerLost
+from flsim.errors import BackendBroken, Cause, InputError, UnsupportedResources, WorkerLost
 from flsim.fleet import Kind
 from flsim.grid import Grid
 from flsim.job import Job, JobKind, job_digest
 from flsim.message import ErrorCode, Message
+from flsim.options import make_options
 from flsim.payload import Frames, decode, encode
 from flsim.project import Project, load_project
 from flsim.records import ConfigRecord, RecordDict
 from flsim.resources import Resources
-from flsim.testing.apps import RAISED, RETURNED, client, notes
+from flsim.testing.apps import RAISED, RETURNED, client, held, notes
 from flsim.testing.subject import Desk, Subject
 from flsim.testing.watch import alive, children, command, kill, listening, until
-from flsim.wire import Packed, pack_lease, unpack_lease, wants_job, with_job
+from flsim.wire import JOB_WANTED, Packed, Terms, outcomes_of, pack_lease, unpack_reply, with_job
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -163,12 +164,11 @@ def a_process_runs_one_lease_at_a_time(subject: Subject) -> None:
         futures = [desk.submit("hold", place=p, seconds=0.5, folder=str(folder)) for p in desk.places(2)]
         for future in futures:
             desk.outcome(future)
-        spans = [note.split() for note in notes(folder)]
-        by_process: dict[str, list[tuple[float, float]]] = {}
-        for _, begun, ended, pid in spans:
-            by_process.setdefault(pid, []).append((float(begun), float(ended)))
-        for pid, times in by_process.items():
-            assert _most_at_once([(1.0, *t) for t in times]) == 1, f"process {pid} ran several leases at once"
+        by_process: dict[int, list[Span]] = {}
+        for call in held(folder):
+            by_process.setdefault(call["pid"], []).append((1.0, call["begun"], call["ended"]))
+        for pid, spans in by_process.items():
+            assert _most_at_once(spans) == 1, f"process {pid} ran several leases at once"
 
 
 @check(2, "isolation")
@@ -265,10 +265,50 @@ def a_mixed_fleet_never_uses_more_cpus_than_there_are(subject: Subject) -> None:
             Kind("heavy", client, 4, Resources(cpus=heavy), {"weight": heavy}),
         ]
         subject.run(_hold_all, kinds=kinds, config={"folder": str(folder), "seconds": 0.1})
-        spans = [note.split() for note in notes(folder)]
-        assert len(spans) == 12, f"12 messages were sent, {len(spans)} calls were made"
-        most = _most_at_once([(float(w), float(b), float(e)) for w, b, e, _ in spans])
+        calls = held(folder)
+        assert len(calls) == 12, f"12 messages were sent, {len(calls)} calls were made"
+        most = _most_at_once([(c["weight"], c["begun"], c["ended"]) for c in calls])
         assert most <= cpus, f"ClientApps at work at once needed {most:g} cpus of {cpus:g}"
+
+
+@check(3, "custom")
+def a_custom_resource_is_never_given_out_twice(subject: Subject) -> None:
+    """Of a custom resource that there is one of, one ClientApp at a time has it."""
+    subject = _that_has(subject, custom={"licence": 1.0})
+    if subject.options.get("custom") is None:
+        return  # a cluster that is joined has what it has
+    with _folder() as folder:
+        kinds = [Kind("default", client, 4, Resources(cpus=0.5, custom={"licence": 1}))]
+        subject.run(_hold_all, kinds=kinds, config={"folder": str(folder), "seconds": 0.1})
+        most = _most_at_once([(1.0, c["begun"], c["ended"]) for c in held(folder)])
+        assert most == 1, f"{most:g} ClientApps at work at once had a resource that there is one of"
+
+
+@check(3, "memory", "isolation")
+def a_message_that_takes_more_memory_than_it_may_ends_its_worker(subject: Subject) -> None:
+    """With 300 MiB of its own it may take 100 and not 600; the worker that it ends is lost by *memory*, and both
+    amounts are said."""
+    with subject.desk(Resources(memory="300MiB")) as desk:  # type: ignore[arg-type]  # a size is taken, too
+        desk.start()
+        fine = desk.answer("take", mebibytes=100, keep=False)
+        assert fine.error is None
+        assert fine.peak_memory >= 100 * 2**20, f"it is said to have held no more than {fine.peak_memory} bytes"
+        error = _lost(desk, desk.submit("take", mebibytes=600, keep=False))
+        assert error.cause is Cause.MEMORY, f"a worker that took too much was reported as {error!r}"
+        assert "300 MiB" in str(error), f"what it may hold is not said: {error}"
+        assert _eventually_answers(desk).error is None
+
+
+@check(3, "isolation")
+def a_message_that_hangs_ends_its_worker_at_its_time_limit(subject: Subject) -> None:
+    """In Python, and in C with the GIL held: the worker that it ends is lost by *time limit*, with its stack."""
+    with subject.desk(time_limit=1.0) as desk:
+        desk.start()
+        for how in ("python", "c"):
+            error = _lost(desk, desk.submit("hang", place=_eventually_places(desk, 1)[0], how=how))
+            assert error.cause is Cause.TIME_LIMIT, f"a worker that hung in {how} was reported as {error!r}"
+            assert "in hang" in error.traceback, f"its stack does not say where: {error.traceback!r}"
+        assert _eventually_answers(desk).error is None
 
 
 # ---- 4: threads
@@ -285,6 +325,34 @@ def blas_has_the_threads_of_the_need(subject: Subject) -> None:
             for _ in range(2):
                 threads = _values(desk.answer("threads"))["threads"]
                 assert threads == expected, f"a ClientApp of {cpus:g} cpus saw {threads} threads"
+
+
+@check(4, "gpus")
+def a_clientapp_sees_the_gpus_that_it_has_and_no_others(subject: Subject) -> None:
+    """Of two gpus, shares of one, whole ones and none, by CUDA_VISIBLE_DEVICES: none is given out beyond what it is,
+    and a process stays on its own."""
+    subject = _that_has(subject, gpus=2)
+    if subject.options.get("gpus") is None:
+        return  # a cluster that is joined has what it has
+    kinds = [
+        Kind("shared", client, 6, Resources(cpus=0.25, gpus=0.5), {"share": 0.5}),
+        Kind("whole", client, 3, Resources(cpus=0.25, gpus=1), {"share": 1}),
+    ]
+    if "isolation" in subject.spec.honours:
+        kinds.append(Kind("none", client, 3, Resources(cpus=0.25)))
+    with _folder() as folder:
+        subject.run(_hold_all, kinds=kinds, config={"folder": str(folder), "seconds": 0.1})
+        calls = held(folder)
+    assert len(calls) == sum(k.nodes for k in kinds), f"{len(calls)} calls were made"
+    with_gpus = [h for h in calls if h["share"]]
+    devices = {h["gpus"] for h in with_gpus}
+    assert devices <= {"0", "1"}, f"ClientApps that need one gpu saw {devices}"
+    for device in devices:
+        most = _most_at_once([(h["share"], h["begun"], h["ended"]) for h in with_gpus if h["gpus"] == device])
+        assert most <= 1, f"gpu {device} was given out {most:g} times at once"
+    for pid in {h["pid"] for h in calls}:
+        seen = {h["gpus"] for h in calls if h["pid"] == pid and h["share"]}
+        assert len(seen) <= 1, f"process {pid} saw first one gpu and then another: {seen}"
 
 
 # ---- 5: equal submissions both run
@@ -415,16 +483,16 @@ def an_app_runs_where_its_folder_is_not(subject: Subject) -> None:
         (folder / "far_away" / "word.txt").write_text("there")
         code = Code.of_folder(folder)
         reference = Reference(code, "far_away", "client")
-        job = Job(1, 7, 1, {}, (JobKind(reference, {}, 1),), {code.digest: code.archive()}).encoded()
+        job = Job(1, 7, 1, {}, (JobKind(reference, {}, desk.need),), {code.digest: code.archive()}).encoded()
         shutil.rmtree(folder / "far_away")
         desk.start()
         blob = encode(RecordDict())
         packed = Packed(1, 2, 0, "query", "", 0.0, None, blob, None)
-        frames = pack_lease([packed], job_digest(job), 0, Generators.SEED_AND_RESTORE)
+        frames = pack_lease([packed], Terms(1, "", job_digest(job), 0, Generators.SEED_AND_RESTORE))
         back = desk.result(desk.backend.submit(frames, desk.need, desk.place()))
-        assert wants_job(back), "a worker that does not have the job does not ask for it"
+        assert unpack_reply(back).status == JOB_WANTED, "a worker that does not have the job does not ask for it"
         back = desk.result(desk.backend.submit(with_job(frames, job), desk.need, desk.place()))
-        assert _values(unpack_lease(back)[1][0])["word"] == "there"
+        assert _values(outcomes_of(unpack_reply(back), back.buffers)[0])["word"] == "there"
 
 
 _FAR_AWAY = """
@@ -507,6 +575,15 @@ def a_worker_may_print_a_megabyte(subject: Subject) -> None:
         assert 0 < len(answer.printed) < 100_000, f"{len(answer.printed)} characters of 1,000,000 came back"
 
 
+@check(9, "memory", "isolation")
+def a_worker_that_grows_is_replaced_between_messages(subject: Subject) -> None:
+    """Of 512 MiB each message leaves 80 behind in its worker: another takes its place in time, and no message fails."""
+    kinds = [Kind("default", client, 10, Resources(memory="512MiB"))]  # type: ignore[arg-type]  # a size is taken, too
+    result = subject.run(_take_all, kinds=kinds)
+    pids = result.state.config_records["pids"]
+    assert len(set(pids.values())) > 1, "all messages were answered by one process, that kept all they left"
+
+
 # ---- 10: determinism
 
 
@@ -570,6 +647,7 @@ DRAWN = 10
 
 _unreached = ServerApp()
 _hold_all = ServerApp()
+_take_all = ServerApp()
 _draw_rounds = ServerApp()
 
 
@@ -584,6 +662,17 @@ def _hold(grid: Grid, context: Context) -> None:
     replies = grid.send_and_receive(Message(plan, n, "query.hold") for n in grid.get_node_ids())
     errors = [str(r.error) for r in replies if r.has_error()]
     assert not errors, f"errors came back: {errors}"
+
+
+@_take_all.main()
+def _take(grid: Grid, context: Context) -> None:
+    plan = RecordDict({"plan": ConfigRecord({"mebibytes": 80, "keep": True})})
+    pids = {}
+    for node in grid.get_node_ids():
+        (reply,) = grid.send_and_receive([Message(plan, node, "query.take")])
+        assert not reply.has_error(), f"message {node} failed: {reply.error}"
+        pids[str(node)] = reply.content.config_records["values"]["pid"]
+    context.state["pids"] = ConfigRecord(pids)
 
 
 @_draw_rounds.main()
@@ -619,9 +708,11 @@ def _folder() -> Iterator[Path]:
 def _lost(desk: Desk, future: Future[Frames]) -> WorkerLost:
     done, _ = wait([future], desk.patience)
     assert done, f"the future of a lease whose worker died is not completed after {desk.patience:g} s"
-    error = future.exception()
-    assert isinstance(error, WorkerLost), f"the future of a lease whose worker died gave {error!r}"
-    return error
+    try:
+        frames = desk.result(future)
+    except WorkerLost as e:
+        return e
+    raise AssertionError(f"the future of a lease whose worker died gave {frames!r}")
 
 
 def _values(answer: Any) -> dict[str, Any]:
@@ -633,6 +724,19 @@ def _eventually_places(desk: Desk, count: int) -> list[Any]:
     """Places, once there is one: a backend may say that a place is gone until its worker is replaced."""
     assert until(lambda: bool(desk.places(count)), desk.patience), "no place came back after a death"
     return desk.places(count)
+
+
+def _eventually_answers(desk: Desk) -> Any:
+    return desk.answer("echo", place=_eventually_places(desk, 1)[0])
+
+
+def _that_has(subject: Subject, **options: Any) -> Subject:
+    """The subject with these options, too; as it is where it does not take them, as for a cluster that is joined."""
+    try:
+        make_options(subject.spec, {**subject.options, **options})
+    except InputError:
+        return subject
+    return dataclasses.replace(subject, options={**subject.options, **options})
 
 
 def _in_time(desk: Desk, call: Callable[[], None], what: str) -> None:
@@ -650,7 +754,10 @@ def _refuses(call: Callable[[], Any], when: str) -> None:
     raise AssertionError(f"submit {when} was accepted")
 
 
-def _most_at_once(spans: list[tuple[float, float, float]]) -> float:
+Span = tuple[float, float, float]
+
+
+def _most_at_once(spans: list[Span]) -> float:
     """The most weight at work at one time, of (weight, from, to)."""
     edges = sorted([(b, w) for w, b, _ in spans] + [(e, -w) for w, _, e in spans])
     most = now = 0.0

@@ -13,7 +13,9 @@ from typing import Any
 
 from flsim.apps import ServerApp
 from flsim.backend import Backend, BackendSpec, RunInfo
+from flsim.blackbox import BlackBoxes
 from flsim.envelope import Generators
+from flsim.errors import WorkerLost
 from flsim.fleet import Kind
 from flsim.job import Job, JobKind, job_digest
 from flsim.options import make_options
@@ -21,11 +23,11 @@ from flsim.payload import Frames, encode
 from flsim.plan import Plan
 from flsim.project import Project
 from flsim.records import ConfigRecord, RecordDict
-from flsim.resources import Place, Resources, slots
+from flsim.resources import Place, Resources, Room, slots
 from flsim.result import RunResult
 from flsim.testing.apps import client
 from flsim.testing.watch import until
-from flsim.wire import Outcome, Packed, pack_lease, unpack_lease, with_job
+from flsim.wire import Outcome, Packed, Terms, outcomes_of, pack_lease, unpack_reply, with_job
 
 NODES = 20
 
@@ -77,17 +79,24 @@ class Subject:
         return Plan(project, self.spec, made, seed).run()
 
     @contextlib.contextmanager
-    def desk(self, need: Resources | None = None) -> Iterator[Desk]:
-        """A Desk at which the backend is started."""
+    def desk(self, need: Resources | None = None, time_limit: float | None = None) -> Iterator[Desk]:
+        """A Desk at which the backend can be started.
+
+        Args:
+            need: of each lease.
+            time_limit: of each message, in seconds.
+        """
         need = need or Resources()
         backend = self.spec.load()(make_options(self.spec, self.options))
         folder = Path(tempfile.mkdtemp(prefix="flsim-check-"))
-        job = Job(1, 7, NODES, {}, (JobKind(client, {}, need.threads),)).encoded()
+        memory = need.memory if "memory" in self.spec.honours else 0
+        job = Job(1, 7, NODES, {}, (JobKind(client, {}, need, time_limit, memory),)).encoded()
         info = RunInfo(
             run_id=1, seed=7, folder=folder, needs=(need,), nodes=NODES, job=job,
             changed=lambda: None, announce=lambda text: None,
         )  # fmt: skip
-        desk = Desk(backend, info, need, self.patience)
+        isolated, near = "isolation" in self.spec.honours, "hosts" not in self.spec.honours
+        desk = Desk(backend, info, need, self.patience, time_limit, isolated, BlackBoxes(folder, near))
         try:
             yield desk
         finally:
@@ -103,7 +112,11 @@ class Desk:
     info: RunInfo
     need: Resources
     patience: float
+    time_limit: float | None
+    isolated: bool
+    boxes: BlackBoxes
     _next: int = 1
+    _leases: dict[Future[Frames], int] = field(default_factory=dict)
 
     def start(self) -> Desk:
         """Start the backend."""
@@ -124,24 +137,35 @@ class Desk:
         blob = encode(RecordDict({"plan": ConfigRecord(plan)}))
         message = Packed(self._next, node, 0, f"query.{action}", "", 0.0, None, blob, None)
         self._next += 1
-        frames = pack_lease([message], job_digest(self.info.job), 0, Generators.SEED_AND_RESTORE)
-        return with_job(frames, self.info.job)
+        folder = str(self.info.folder) if self.isolated else ""
+        terms = Terms(message.message_id, folder, job_digest(self.info.job), 0, Generators.SEED_AND_RESTORE)
+        return with_job(pack_lease([message], terms), self.info.job)
 
     def submit(self, action: str, *, place: Place | None = None, **plan: Any) -> Future[Frames]:
         """Submit such a lease."""
-        return self.backend.submit(self.frames(action, **plan), self.need, place or self.place())
+        place = place or self.place()
+        lease, devices = self._next, Room(place).take(self.need)
+        future = self.backend.submit(self.frames(action, **plan), self.need, place, devices or ())
+        self._leases[future] = lease
+        return future
 
     def answer(self, action: str, *, place: Place | None = None, **plan: Any) -> Outcome:
         """Submit such a lease and wait for its outcome."""
         return self.outcome(self.submit(action, place=place, **plan))
 
     def result(self, future: Future[Frames]) -> Frames:
-        """What came back. Raises what the future failed with."""
+        """What came back. Raises what the future failed with, as the engine reads it."""
         assert wait([future], self.patience).done, f"a lease is not back after {self.patience:g} s"
-        return future.result()
+        try:
+            return future.result()
+        except WorkerLost as e:
+            raise self.boxes.explain(e, self._leases[future], self.time_limit, 0.0) from e
 
     def outcome(self, future: Future[Frames]) -> Outcome:
-        """The outcome of a lease of one message. Raises what the future failed with."""
-        outcomes = unpack_lease(self.result(future))[1]
+        """The outcome of a lease of one message. Raises what the future failed with, as the engine reads it."""
+        frames = self.result(future)
+        reply = unpack_reply(frames)
+        self.boxes.heard(reply.boxed)
+        outcomes = outcomes_of(reply, frames.buffers)
         assert len(outcomes) == 1, f"one message was sent, {len(outcomes)} outcomes came back"
         return outcomes[0]

@@ -7,7 +7,6 @@ import signal
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 from flsim.backend import Backend, HostOptions, RunInfo
 from flsim.errors import Cause, WorkerLost
@@ -32,18 +31,17 @@ class PoolBackend(Backend):
     def capacity(self) -> list[Place]:
         return [self._place]
 
-    def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
+    def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
         if self._run is None:
             raise RuntimeError("the pool backend is not started")
         slot = next((s for s in self._slots if s.future is None), None)
         if slot is None:
-            slot = _Slot(self._run.folder)
+            slot = _Slot()
             self._slots.add(slot)
         future = slot.future = Future[Frames]()
         future.set_running_or_notify_cancel()
-        slot.begun.unlink(missing_ok=True)
         try:
-            inner = slot.pool.submit(run_lease, frames, str(slot.begun))
+            inner = slot.pool.submit(run_lease, frames)
         except BrokenProcessPool:  # it died while it was idle
             self._drop(slot)
             future.set_exception(WorkerLost(Cause.NOT_STARTED, "worker died while it was idle"))
@@ -69,14 +67,15 @@ class PoolBackend(Backend):
         """The slot is free, or gone, before anybody hears of it."""
         if inner.exception() is None:
             slot.future = None
+            if inner.result().outgrown:  # a new one takes its place
+                self._drop(slot)
             future.set_result(inner.result())
             return
         self._drop(slot)
         if slot.aborted:
             future.set_exception(WorkerLost(Cause.ABORTED, "its worker was ended"))
-        else:  # the standard library does not tell how a worker ended
-            cause = Cause.UNKNOWN if slot.begun.exists() else Cause.NOT_STARTED
-            future.set_exception(WorkerLost(cause, "worker died"))
+        else:  # the standard library does not tell how
+            future.set_exception(WorkerLost(Cause.UNKNOWN, "worker died"))
 
     def _drop(self, slot: "_Slot") -> None:
         self._slots.discard(slot)
@@ -86,10 +85,9 @@ class PoolBackend(Backend):
 class _Slot:
     """One worker process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin)
         self.future: Future[Frames] | None = None
-        self.begun = folder / f"begun-{id(self):x}"
         self.aborted = False
         self._pid = self.pool.submit(os.getpid)
 

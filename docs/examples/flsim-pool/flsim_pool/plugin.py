@@ -8,7 +8,7 @@ SPEC = BackendSpec(
     summary="Python's own process pools, one of one worker for each slot",
     target="flsim_pool.backend:PoolBackend",
     options=HostOptions,
-    honours=frozenset({"cpus", "isolation", "abort"}),
+    honours=frozenset({"cpus", "memory", "custom", "isolation", "abort"}),
 )
 
 

@@ -1,0 +1,148 @@
+"""The black box of a worker process: a file that says what the process was at, and outlives it.
+
+An exit code does not come back from every backend, and a hang has none. So each worker process that is a lease's own
+writes the lease and the message that it is at into a file in the run's folder, and what ends it is written behind that:
+the stack of a message that ran too long, of a crash, or the memory that it held. On a host where that folder is not in
+reach, the same goes to the worker's stderr.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import tempfile
+from pathlib import Path
+
+from flsim.envelope import clean
+from flsim.errors import Cause, WorkerLost
+
+HEAD = 96
+"""Bytes at the beginning of the file that are written over: the lease, the message, and the memory held at most."""
+
+WORDS = 16 * 1024
+"""Bytes read of what follows."""
+
+OVER_MEMORY = "flsim: over its memory: "
+_OVER_TIME = "Timeout ("  # how faulthandler begins
+
+
+class BlackBox:
+    """In the worker: the file of this process for one run.
+
+    Args:
+        folder: the run's, on the driver's host.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.kept = os.access(folder, os.W_OK | os.X_OK)
+        """Whether the driver will find the file."""
+        self._fd = 2
+        self._at = b""
+        if self.kept:
+            self._fd = tempfile.mkstemp(prefix="worker-", dir=folder)[0]
+            os.lseek(self._fd, HEAD, os.SEEK_SET)
+        faulthandler.enable(self._fd)
+
+    def at(self, lease: int, message: int = 0) -> None:
+        """Say what this process is at: which lease, and which of its messages."""
+        self._at = b"%d %d " % (lease, message)
+        self.held(0)
+
+    def held(self, peak: int) -> None:
+        """Say how many bytes this message has held at most, as far as it was looked at."""
+        if self.kept:
+            os.pwrite(self._fd, (self._at + b"%d" % peak).ljust(HEAD), 0)
+
+    def end_after(self, seconds: float) -> None:
+        """End this process with its stack in the file, unless :meth:`go_on` comes first. Needs no GIL."""
+        faulthandler.dump_traceback_later(seconds, exit=True, file=self._fd)
+
+    def go_on(self) -> None:
+        """The message has ended in time."""
+        faulthandler.cancel_dump_traceback_later()
+
+    def end(self, words: str) -> None:
+        """Write this, and end the process now."""
+        os.write(self._fd, words.encode() + b"\n")
+        os._exit(1)
+
+    def close(self) -> None:
+        """Write no more to it."""
+        if self.kept:
+            os.close(self._fd)
+
+
+_box: BlackBox | None = None  # of this process, since faulthandler is
+
+
+def black_box(folder: str) -> BlackBox:
+    """The one of this process, for the run of this folder."""
+    global _box
+    if _box is None or _box.folder != folder:
+        before, _box = _box, BlackBox(folder)
+        if before is not None:
+            before.close()
+    return _box
+
+
+class BlackBoxes:
+    """In the driver: those of a run's workers.
+
+    Args:
+        folder: the run's.
+        near: whether all workers are on this host.
+    """
+
+    def __init__(self, folder: Path, near: bool) -> None:
+        self.folder = folder
+        self._near: bool | None = near or None
+
+    def heard(self, kept: bool) -> None:
+        """A worker has answered, and says whether it keeps its box here."""
+        self._near = kept and self._near is not False
+
+    def explain(self, lost: WorkerLost, lease: int, limit: float | None, seconds: float) -> WorkerLost:
+        """What is known of a worker that was lost, once its box is read.
+
+        Args:
+            lost: what the backend says.
+            limit: the ``time_limit`` of each message of the lease.
+            seconds: since the lease was pulled.
+        """
+        if not lost.cause.charges:
+            return lost
+        found = self._take(lease)
+        if found is None:
+            if self._near:  # it would have left one, had it begun
+                return WorkerLost(Cause.NOT_STARTED, lost.detail)
+            if limit is not None and seconds >= limit:
+                text = f"{_over(limit)}, as far as can be told from here: its worker died, and its log says of what"
+                return WorkerLost(Cause.TIME_LIMIT, text)
+            return lost
+        peak, words = found
+        if words.startswith(_OVER_TIME):
+            return WorkerLost(Cause.TIME_LIMIT, _over(limit), words)
+        if words.startswith(OVER_MEMORY):
+            return WorkerLost(Cause.MEMORY, words.removeprefix(OVER_MEMORY).strip())
+        held = f"; it had held up to {mebibytes(peak)}" if peak else ""
+        return WorkerLost(lost.cause, f"{lost}{held}", words)
+
+    def _take(self, lease: int) -> tuple[int, str] | None:
+        """The box of the worker that was at this lease: the memory it held at most, and the words in it."""
+        for file in self.folder.glob("worker-*"):
+            with file.open("rb") as f:
+                at = f.read(HEAD).split()
+                if at and int(at[0]) == lease:
+                    file.unlink()
+                    return int(at[2]), clean(f.read(WORDS).decode(errors="replace"), WORDS)
+        return None
+
+
+def _over(limit: float | None) -> str:
+    return "it ran longer than its time_limit" + ("" if limit is None else f" of {limit:g} s")
+
+
+def mebibytes(size: int) -> str:
+    """A size, for people."""
+    return f"{size / 2**20:,.0f} MiB"
