@@ -36,7 +36,7 @@ from flsim.records import ConfigRecord, RecordDict
 from flsim.resources import Resources
 from flsim.testing.apps import RAISED, RETURNED, client, held, notes
 from flsim.testing.subject import Desk, Subject
-from flsim.testing.watch import alive, children, command, kill, listening, until
+from flsim.testing.watch import alive, children, command, kill, listening, shared_memory, until
 from flsim.wire import JOB_WANTED, Packed, Terms, outcomes_of, pack_lease, unpack_reply, with_job
 
 
@@ -376,17 +376,21 @@ def equal_submissions_both_run(subject: Subject) -> None:
 
 @check(6)
 def stop_may_be_called_twice_and_leaves_no_thread_and_no_process(subject: Subject) -> None:
-    """After ``stop``, what ``start`` and the leases brought is gone; another ``stop`` does nothing."""
+    """After ``stop``, what ``start`` and the leases brought is gone, shared memory too; another ``stop`` does
+    nothing."""
     with subject.desk() as desk:
         threads, processes = set(threading.enumerate()), children()
         desk.start()
         desk.answer("echo")
+        memory = shared_memory(children() - processes)
         _in_time(desk, desk.backend.stop, "stop")
         _in_time(desk, desk.backend.stop, "the second stop")
         left = until(lambda: not (set(threading.enumerate()) - threads), 5)
         assert left, f"threads are left: {[t.name for t in set(threading.enumerate()) - threads]}"
         gone = until(lambda: not (children() - processes), 5)
         assert gone, f"child processes are left: {sorted(children() - processes)}"
+        gone = until(lambda: not any(f.exists() for f in memory), 5)
+        assert gone, f"shared memory is left: {[f.name for f in memory if f.exists()]}"
 
 
 @check(6, "isolation")
@@ -436,12 +440,15 @@ def what_start_started_ends_with_a_driver_that_is_killed(subject: Subject) -> No
             driver.stdin.close()
             begun = until(lambda: bool(notes(folder)) or driver.poll() is not None, subject.patience)
             processes = {p: command(p) for p in children(driver.pid)}
+            memory = shared_memory({driver.pid, *processes})
             driver.kill()
         assert begun and notes(folder), "the driver's lease does not begin"
         gone = until(lambda: not any(alive(p) for p in processes if not _lingers(subject, processes[p])), 5)
         assert gone, f"these outlive a driver that was killed: {[c[:80] for p, c in processes.items() if alive(p)]}"
         longest = max(subject.spec.lingers.values(), default=0.0)
         assert until(lambda: not any(map(alive, processes)), longest), "what may linger a while stays"
+        gone = until(lambda: not any(f.exists() for f in memory), 5)
+        assert gone, f"shared memory outlives a driver that was killed: {[f.name for f in memory if f.exists()]}"
 
 
 def drive(subject: Subject, folder: str) -> None:

@@ -5,7 +5,6 @@
     from flsim.testing.leaks import *  # noqa: F403
 """
 
-import gc
 import os
 import shutil
 import tempfile
@@ -38,18 +37,14 @@ def folder_for_temporary_files() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(folder_for_temporary_files: Path) -> Iterator[None]:
-    """No thread, process, temporary folder or shared memory of a test outlives it by more than a few seconds."""
-    before, shared = _left(), _shared_memory()
+    """No thread, process or temporary folder of a test outlives it by more than a few seconds."""
+    before = _left()
 
     def left() -> list[set[object]]:
-        unused = {name for name in new & _shared_memory() if not _mapped(name)}
-        return [*(now - then for now, then in zip(_left(), before, strict=True)), set(unused)]
+        return [now - then for now, then in zip(_left(), before, strict=True)]
 
     yield
-    gc.collect()  # a semaphore goes with its last object
-    new = _shared_memory() - shared  # once, since other programs may make and remove some all the time
-    what = "threads, processes, folders and shared memory"
-    assert until(lambda: not any(left()), PATIENCE), f"{what} are left behind: {left()}"
+    assert until(lambda: not any(left()), PATIENCE), f"threads, processes and folders are left behind: {left()}"
 
 
 PATIENCE = 5.0
@@ -58,21 +53,3 @@ PATIENCE = 5.0
 def _left() -> tuple[set[object], set[object], set[object]]:
     threads = {t.name for t in threading.enumerate() if t.is_alive()}
     return set(threads), set(children()), {p.name for p in Path(tempfile.gettempdir()).glob("flsim-*")}
-
-
-SHARED = Path("/dev/shm")
-
-
-def _shared_memory() -> set[str]:
-    return {p.name for p in SHARED.iterdir() if p.is_file()} if SHARED.is_dir() else set()
-
-
-def _mapped(name: str) -> bool:
-    """Whether a process uses this shared memory: what other programs are at is not ours to judge."""
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        try:
-            if f"{SHARED / name}" in maps.read_text():
-                return True
-        except OSError:  # it ended meanwhile, or is another user's
-            continue
-    return False

@@ -57,6 +57,18 @@ def command(pid: int) -> str:
         return ""
 
 
+def shared_memory(pids: set[int]) -> set[Path]:
+    """The files of shared memory, semaphores among them, that these processes have mapped and that have a name."""
+    found = set()
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        except OSError:  # it ended meanwhile
+            continue
+        found |= {Path(line.split(maxsplit=5)[-1]) for line in lines if "/dev/shm/" in line}
+    return {path for path in found if path.exists()}
+
+
 def kill(pid: int) -> None:
     """kill -9, and wait until it is gone."""
     os.kill(pid, signal.SIGKILL)
