@@ -347,6 +347,31 @@ def test_workers_are_as_many_as_needs_fit() -> None:
             assert all(p.resources.memory >= need.memory for p in places)
 
 
+def test_two_runs_at_the_same_time_from_threads_have_a_cluster_each() -> None:
+    both = threading.Barrier(2, timeout=60)
+    seen: dict[int, set[int]] = {}
+
+    def one(nodes: int) -> None:
+        server = ServerApp()
+
+        @server.main()
+        def main(grid: Grid, context: Context) -> None:
+            both.wait()
+            replies = grid.send_and_receive(Message(RecordDict(), n, "query.echo") for n in grid.get_node_ids())
+            both.wait()
+            seen[nodes] = {r.content["values"]["pid"] for r in replies}
+
+        Subject(SPEC, {"cpus": 1}).run(server, nodes=nodes)
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in (3, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen[3]) == len(seen[5]) == 1
+    assert seen[3] != seen[5]
+
+
 def test_a_local_cluster_that_does_not_start_says_what_it_printed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

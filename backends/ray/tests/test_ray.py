@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -268,6 +269,14 @@ def test_two_runs_at_once_in_one_process_are_an_error_that_says_so(head: Head) -
         draw(grid, context)
 
     assert run(main, address=head.address).answered == 40
+
+
+def test_a_run_may_be_started_from_a_thread(head: Head) -> None:
+    results: list[RunResult] = []
+    thread = threading.Thread(target=lambda: results.append(run(draw, address=head.address)))
+    thread.start()
+    thread.join()
+    assert results[0].digest == run(draw, backend="serial").digest
 
 
 def test_a_process_that_is_connected_keeps_its_connection_and_a_run_uses_it(head: Head, tmp_path: Path) -> None:
