@@ -40,6 +40,9 @@ class Acme(Backend):
 NAMESAKE = {"flsim-0.3.dist-info/METADATA": "Metadata-Version: 2.1\nName: flsim\nVersion: 0.3\n"}
 """What the installation of PyPI's flsim leaves."""
 
+HOOK = "from flsim.hooks import hookimpl\n@hookimpl\n"
+"""What stands before a function that implements a hook."""
+
 Install = Callable[..., Plugins]
 
 
@@ -194,21 +197,38 @@ def test_a_backend_whose_class_is_not_there_says_so(install: Install, target: st
         ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("raise RuntimeError('oops')", "RuntimeError: oops"),
         ("def f(:", "SyntaxError: "),
-        ("def flsim_backends():\n    raise KeyError('oops')", "KeyError: 'oops'"),
+        (f"{HOOK}def flsim_backends():\n    raise KeyError('oops')", "KeyError: 'oops'"),
         (backend_plugin("acme", "x:X", more="honours={'magic'}"), "ValueError: backend 'acme' honours magic; known: "),
         (
-            "from flsim.hooks import hookimpl\n@hookimpl\ndef flsim_backend():\n    return []",
-            "PluginValidationError: unknown hook 'flsim_backend'",
+            f"{HOOK}def flsim_backend():\n    return []",
+            "UnknownName: unknown hook 'flsim_backend'; did you mean 'flsim_backends'\\? Known: flsim_backends, ",
         ),
         (
-            "from flsim.hooks import hookimpl\n@hookimpl\ndef flsim_observer(runn): ...",
+            "from flsim.hooks import hookimpl\n@hookimpl(specname='flsim_observr')\ndef f(run): ...",
+            "UnknownName: unknown hook 'flsim_observr'; did you mean 'flsim_observer'\\?",
+        ),
+        (
+            f"{HOOK}def flsim_observer(runn): ...",
             "PluginValidationError: .*Argument\\(s\\) {'runn'} are declared in the hookimpl but can not be found",
         ),
+        ("def flsim_backends(): ...", "TypeError: flsim_backends is not marked by @hookimpl, so nothing calls it"),
     ],
-    ids=["import", "raises", "syntax", "hook raises", "honours", "unknown hook", "wrong argument"],
+    ids=[
+        "import",
+        "raises",
+        "syntax",
+        "hook raises",
+        "honours",
+        "misspelt",
+        "misspelt specname",
+        "wrong argument",
+        "unmarked",
+    ],
 )
 def test_a_plugin_with_a_fault_is_a_row_that_says_which(install: Install, text: str, error: str) -> None:
-    assert re.match(error, fault(install(ACME, text), ACME), re.DOTALL)
+    said = fault(install(ACME, text), ACME)
+    assert re.match(error, said)
+    assert "\n" not in said
 
 
 def test_a_plugin_with_a_fault_takes_no_part(install: Install) -> None:
@@ -226,7 +246,8 @@ def test_a_plugin_with_a_fault_takes_no_part(install: Install) -> None:
 
 @pytest.mark.parametrize("returned", ["None", "'acme'", "[3]", "[None]"])
 def test_a_plugin_that_returns_no_list_of_specs_is_a_row_that_says_so(install: Install, returned: str) -> None:
-    assert fault(install(ACME, f"def flsim_backends():\n    return {returned}"), ACME)
+    error = fault(install(ACME, f"{HOOK}def flsim_backends():\n    return {returned}"), ACME)
+    assert error == f"TypeError: flsim_backends returns a list of BackendSpec, not {returned}"
 
 
 def test_a_plugin_that_exits_on_import_is_a_row_that_says_so(install: Install) -> None:
@@ -290,11 +311,6 @@ def test_listing_survives_that_all_defaults_are_claimed_twice(tmp_path: Path) ->
 def test_listing_survives_a_backend_whose_options_are_no_dataclass(tmp_path: Path) -> None:
     write_plugin(tmp_path, ACME, backend_plugin("acme", "x:X", more="options=dict"), distribution="flsim-acme")
     assert flsim("backends", path=[tmp_path]).returncode == 0
-
-
-def test_help_does_not_look_at_plugins(tmp_path: Path) -> None:
-    write_plugin(tmp_path, ACME, "import sys; sys.exit(3)", distribution="acme")
-    assert flsim("--help", path=[tmp_path]).returncode == 0
 
 
 def test_listing_backends_imports_none_and_nothing_heavy(tmp_path: Path) -> None:

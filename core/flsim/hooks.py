@@ -1,21 +1,25 @@
 """The hooks that a plugin may implement.
 
 A plugin is a module that an entry point of the group ``flsim`` names. It implements a hook by a function of the
-hook's name under :data:`hookimpl`.
+hook's name under :data:`hookimpl`. The module is imported whenever ``flsim`` starts, so it imports nothing heavy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import pluggy
 
 if TYPE_CHECKING:
+    import typer
+
     from flsim.backend import BackendSpec
     from flsim.events import Observer
     from flsim.fleet import Scalar
+    from flsim.project import Project
 
 hookspec = pluggy.HookspecMarker("flsim")
 hookimpl = pluggy.HookimplMarker("flsim")
@@ -37,6 +41,17 @@ class RunView:
 @hookspec
 def flsim_backends() -> list[BackendSpec]:  # type: ignore[empty-body]  # a hookspec has no body
     """The backends that this plugin offers."""
+
+
+@hookspec(firstresult=True)
+def flsim_load_app(path: Path) -> Project | None:
+    """The app at ``path``, an absolute path of a folder or a file that is there; None where it is not one of this
+    plugin's. Asked before the engine looks for an app of its own; the first answer counts."""
+
+
+@hookspec
+def flsim_commands(app: typer.Typer) -> None:
+    """Add commands to ``app``, which is empty and becomes part of ``flsim``. Called whenever ``flsim`` starts."""
 
 
 @hookspec

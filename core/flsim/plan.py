@@ -14,11 +14,12 @@ from flsim.apps import ClientApp
 from flsim.backend import BackendSpec
 from flsim.errors import ConfigError, UnknownName, UnsupportedResources
 from flsim.events import Observer, Observers
+from flsim.find import find_project
 from flsim.fleet import Kind
 from flsim.hooks import RunView
 from flsim.options import make_options
 from flsim.plugins import Plugins, refuse_namesake
-from flsim.project import Project, check_seed, load_project, parse_resources
+from flsim.project import Project, check_seed, parse_resources
 from flsim.resources import Resources
 from flsim.result import RunResult
 
@@ -57,7 +58,7 @@ def run(
         Whatever the ServerApp raises.
     """
     plugins = Plugins()
-    project = _project(app, client, nodes)
+    project = _project(plugins, app, client, nodes)
     if config:
         project = project.with_config(config)
     if isinstance(resources, Resources):
@@ -71,11 +72,11 @@ def run(
     return plan.run(plan.observers(plugins, None if quiet else sys.stderr))
 
 
-def _project(app: Any, client: Any, nodes: int | None) -> Project:
+def _project(plugins: Plugins, app: Any, client: Any, nodes: int | None) -> Project:
     if isinstance(app, (str, Path)):
         if client is not None:
             raise ConfigError("client goes with a ServerApp; an app at a path names its own")
-        project = load_project(app)
+        project = find_project(plugins, app)
         return project if nodes is None else project.with_nodes(nodes)
     if isinstance(app, ClientApp) or not callable(app):
         raise ConfigError(f"app is a path or a ServerApp, not {app!r}")
@@ -119,7 +120,7 @@ class Plan:
         project = self.project
         nodes = sum(k.nodes for k in project.kinds)
         view = RunView(project.name, self.spec.name, nodes, self.seed, project.config, out)
-        return [o for o in plugins.manager.hook.flsim_observer(run=view) if o is not None]
+        return plugins.observers(view)
 
     def run(self, observers: Sequence[Observer] = ()) -> RunResult:
         """Run it. Raises as :func:`run`."""

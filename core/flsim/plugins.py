@@ -1,34 +1,25 @@
-"""Discovery of plugins, and the register of the backends that they offer."""
+"""The plugins of this environment, and the register of the backends that they offer."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
-from types import ModuleType
+from typing import Any
 
 import pluggy
 
 from flsim import hooks
 from flsim.backend import BackendSpec
+from flsim.discovery import Plugin, ask, discover
 from flsim.errors import BackendUnavailable, InputError, UnknownName
+from flsim.events import Observer
 
-GROUP = "flsim"
-"""The entry-point group of plugins."""
+log = logging.getLogger(__name__)
 
 DEFAULT_BACKENDS = ("loky", "serial")
 """Where nobody names a backend, the first of these that can run here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plugin:
-    """A plugin that was found, working or not."""
-
-    name: str
-    distribution: str
-    version: str
-    error: str = ""
-    """Why it cannot be used; empty where it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,31 +43,36 @@ class Plugins:
         self.manager.add_hookspecs(hooks)
         self.found: list[Plugin] = []
         self._offers: dict[str, list[Registered]] = {}
-        for entry in sorted(metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
-            self._load(entry)
+        for plugin, specs in discover(self.manager):
+            self.found.append(plugin)
+            for spec in specs:
+                self._offers.setdefault(spec.name, []).append(Registered(spec, plugin))
 
-    def _load(self, entry: metadata.EntryPoint) -> None:
-        dist = entry.dist
-        name, version = (dist.name, dist.version) if dist is not None else ("?", "?")
-        error = ""
-        try:
-            module: ModuleType = entry.load()
-            if not self.manager.is_registered(module):
-                self.manager.register(module, name=f"{entry.name} ({name})")
-                self.manager.check_pending()
-            specs = module.flsim_backends() if hasattr(module, "flsim_backends") else []
-            if not isinstance(specs, list) or not all(isinstance(s, BackendSpec) for s in specs):
-                raise TypeError(f"flsim_backends returns a list of BackendSpec, not {specs!r}")
-        except KeyboardInterrupt:
-            raise
-        except BaseException as e:  # a plugin is foreign code: its fault is a row in the list, never ours
-            error, specs = f"{type(e).__name__}: {e}", []
-            if (broken := self.manager.get_plugin(f"{entry.name} ({name})")) is not None:
-                self.manager.unregister(broken)
-        plugin = Plugin(entry.name, name, version, error)
-        self.found.append(plugin)
-        for spec in specs:
-            self._offers.setdefault(spec.name, []).append(Registered(spec, plugin))
+    def ask(self, module: object, hook: str, **arguments: Any) -> Any:
+        """What one plugin, given as its module, answers to a hook. Raises what the plugin raises."""
+        return ask(self.manager, module, hook, **arguments)
+
+    def implementing(self, hook: str) -> Iterator[tuple[str, object]]:
+        """The plugins that implement a hook, by name and module, in the order in which pluggy asks them."""
+        for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
+            yield implementation.plugin_name, implementation.plugin
+
+    def observers(self, run: hooks.RunView) -> list[Observer]:
+        """The observers of a run. A plugin that fails to make its own is reported, and the run goes on."""
+        made: list[Observer] = []
+        for name, module in self.implementing("flsim_observer"):
+            try:
+                for observer in self.ask(module, "flsim_observer", run=run):
+                    if not (callable(getattr(observer, "on", None)) and callable(getattr(observer, "close", None))):
+                        raise TypeError(f"flsim_observer returns an observer, with on and close, not {observer!r}")
+                    made.append(observer)
+            except Exception:
+                log.exception("plugin %s raised; it does not observe this run", name)
+        return made
+
+    def failed(self, name: str, error: str) -> None:
+        """Note that a part of a plugin cannot be used."""
+        self.found = [replace(p, error=error) if str(p) == name and not p.error else p for p in self.found]
 
     def backends(self) -> Iterator[Registered]:
         """All backends on offer, by name; one that two plugins claim comes twice."""
@@ -96,9 +92,8 @@ class Plugins:
             broken = [f"{p.distribution} ({p.error})" for p in self.found if p.error]
             hint = f"These plugins cannot be used: {'; '.join(broken)}." if broken else ""
             raise UnknownName("backend", name, self._offers, hint)
-        if len(offers) > 1:
-            both = " and ".join(f"{o.plugin.distribution} {o.plugin.version}" for o in offers)
-            raise InputError(f"backend {name!r} is claimed by {both}; uninstall one of them")
+        if clash := self.clash(name):
+            raise InputError(clash)
         offer = offers[0]
         if offer.missing:
             raise BackendUnavailable(
@@ -106,6 +101,12 @@ class Plugins:
                 + (f" Install it with: {offer.spec.install}" if offer.spec.install else "")
             )
         return offer
+
+    def clash(self, name: str) -> str:
+        """Who claims this backend, where that is more than one; empty where it is not."""
+        offers = self._offers.get(name, [])
+        both = " and ".join(f"{o.plugin.distribution} {o.plugin.version}" for o in offers)
+        return f"backend {name!r} is claimed by {both}; uninstall one of them" if len(offers) > 1 else ""
 
     def default_backend(self) -> Registered:
         """The backend of a run that names none. Raises as :meth:`backend`."""

@@ -6,6 +6,7 @@ import typer
 
 from flsim.cli.backends import backends
 from flsim.cli.check import check
+from flsim.cli.plugins import plugins
 from flsim.cli.run import run
 
 app = typer.Typer(
@@ -13,11 +14,13 @@ app = typer.Typer(
     help="Simulate federated learning: one ServerApp, many virtual nodes, on a backend of your choice.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # to import rich takes longer than all else that --help does
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command()(run)
 app.command()(backends)
+app.command()(plugins)
 app.command()(check)
 
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 def backends(
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
-    """List the backends that are installed, whether each can run here, what it honours, and its options."""
+    """List the backends that are installed.
+
+    For each: where it is from, whether it can run here, what it honours, and its options.
+    """
     from flsim.errors import InputError
     from flsim.plugins import Plugins
 

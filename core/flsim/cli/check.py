@@ -16,10 +16,10 @@ def check(
     only: list[str] = typer.Option([], "--only", metavar="NAME", help="Run this check only. Repeatable."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
-    """Check that a backend keeps its contract: each clause, by using the backend for real.
+    """Check that a backend keeps its contract.
 
-    It needs room for two ClientApps of one cpu each. Exit codes: 0 all checks passed that apply; 1 one failed; 2 wrong
-    usage.
+    Goes through it clause by clause, by using the backend for real. It needs room for two ClientApps of one cpu each.
+    Exit codes: 0 all checks passed that apply; 1 one failed; 2 wrong usage.
     """
     from flsim.errors import UnknownName
     from flsim.options import parse_assignments

@@ -83,17 +83,17 @@ def _plan(
     time_limit: float | None,
     seed: int | None,
 ) -> tuple[Plugins, Plan]:
+    from flsim.find import find_project
     from flsim.options import make_options, parse_assignments
     from flsim.plan import make_plan
     from flsim.plugins import Plugins
-    from flsim.project import load_project
 
     # What is wrong with the command line is said before the app is imported, which may take long.
     config, options = parse_assignments("--set", sets), parse_assignments("-o", option)
     plugins = Plugins()
     if backend is not None:
         make_options(plugins.backend(backend).spec, options)
-    project = load_project(path)
+    project = find_project(plugins, path)
     if nodes is not None:
         project = project.with_nodes(nodes)
     project = project.with_config(config)
