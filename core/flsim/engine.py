@@ -253,7 +253,7 @@ def _run_id(seed: int) -> int:
     """The run's id, 63 bits: a function of the seed, so that what the app sees repeats."""
     import numpy as np
 
-    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1
 
 
 @contextlib.contextmanager
