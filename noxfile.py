@@ -31,6 +31,12 @@ def tools(*without: str) -> list[str]:
     return [r for r in requirements if not r.startswith(("flsim-", *without))]
 
 
+def pages(session: nox.Session) -> None:
+    """Install what the pages of docs/ are made with: all backends, since they show them."""
+    session.install(*editable(".", *(f"backends/{b}" for b in BACKENDS)), *tools())
+    session.install(*nox.project.dependency_groups(PYPROJECT, "docs"))
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff's rules and format."""
@@ -44,7 +50,7 @@ def types(session: nox.Session) -> None:
     """Mypy, strict, of sources and tests."""
     session.install(*editable(*SOURCES), *tools())
     folders = [folder for folders in SOURCES.values() for folder in folders]
-    session.run("mypy", *(f for f in folders if not f.endswith("tests")))
+    session.run("mypy", "docs/generate.py", *(f for f in folders if not f.endswith("tests")))
     for folder in (f for f in folders if f.endswith("tests")):
         with session.chdir(folder):  # so that test files are modules of the names by which they import each other
             session.run("mypy", "--config-file", f"{ROOT}/pyproject.toml", ".")
@@ -70,6 +76,22 @@ def backends(session: nox.Session, backend: str) -> None:
     """The tests of a backend of clusters, in an environment of its own."""
     session.install(*editable(".", f"backends/{backend}"), *tools())
     session.run("pytest", *(session.posargs or (f"backends/{backend}/tests",)))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The pages: what they say is tested, and they are built into `dist/docs`. Warnings are errors."""
+    pages(session)
+    session.run("pytest", "tests/test_docs.py")
+    session.run("sphinx-build", "-W", "--keep-going", "--fresh-env", "-b", "html", "docs", "dist/docs")
+
+
+@nox.session(default=False)
+def regenerate(session: nox.Session) -> None:
+    """Write anew what the pages of docs/ take from the code."""
+    pages(session)
+    with session.chdir("docs"):
+        session.run("cog", "-r", "-P", "-I", ".", *sorted(p.name for p in Path().glob("*.md")))
 
 
 @nox.session

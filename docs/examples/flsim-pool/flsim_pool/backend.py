@@ -15,7 +15,6 @@ from flsim.resources import Place, Resources
 from flsim.worker import run_lease
 
 
-# --8<-- [start:backend]
 class PoolBackend(Backend):
     """Runs each lease in a process that has nothing else to do meanwhile."""
 
@@ -96,8 +95,6 @@ class _Slot:
             os.kill(self._pid.result(), signal.SIGKILL)
 
 
-# --8<-- [end:backend]
-# --8<-- [start:worker]
 def _begin() -> None:
     """In the worker: leave Ctrl-C to the driver, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -109,6 +106,3 @@ def _begin() -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_driver, daemon=True).start()
-
-
-# --8<-- [end:worker]

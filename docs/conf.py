@@ -1,0 +1,49 @@
+"""How Sphinx builds these pages. Every warning is an error there, and pages fetch nothing from the network."""
+
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+from flsim import __version__
+
+log = logging.getLogger(__name__)
+
+project = "flsim"
+author = "the flsim developers"
+release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["examples"]
+html_theme = "furo"
+html_title = f"flsim {release}"
+html_static_path = ["static"]
+html_css_files = ["flsim.css"]
+html_copy_source = False
+html_show_sphinx = False
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_class_signature = "separated"
+napoleon_numpy_docstring = False
+
+REMOTE = re.compile(
+    r'<(?:script|img|iframe|source)[^>]+src="(https?:)?//|<link[^>]+href="(https?:)?//|@import|url\(["\']?https?:'
+)
+
+
+def fetches_nothing(app: Sphinx, failed: Exception | None) -> None:
+    """Warn of pages that would fetch a script, a font or a picture from elsewhere: they are read from disk, too."""
+    if failed is None and app.builder.format == "html":
+        for file in [*Path(app.outdir).rglob("*.html"), *Path(app.outdir).rglob("*.css")]:
+            if match := REMOTE.search(file.read_text(encoding="utf-8")):
+                log.warning("%s fetches from the network: %s", file.relative_to(app.outdir), match[0])
+
+
+def setup(app: Sphinx) -> None:
+    """Sphinx calls this."""
+    app.connect("build-finished", fetches_nothing)
