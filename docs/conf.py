@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -21,6 +22,7 @@ html_static_path = ["static"]
 html_css_files = ["flsim.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -28,7 +30,6 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autodoc_class_signature = "separated"
 napoleon_numpy_docstring = False
 
 REMOTE = re.compile(
@@ -44,6 +45,13 @@ def fetches_nothing(app: Sphinx, failed: Exception | None) -> None:
                 log.warning("%s fetches from the network: %s", file.relative_to(app.outdir), match[0])
 
 
+def plain_attributes(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Keep napoleon from taking what stands before a colon in an attribute's docstring for its type."""
+    if what in ("attribute", "property"):
+        lines.insert(0, "")
+
+
 def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
+    app.connect("autodoc-process-docstring", plain_attributes, priority=400)
     app.connect("build-finished", fetches_nothing)

@@ -112,11 +112,11 @@ KIND: Mapping[str, tuple[str, str, str]] = {
     "resources": KEYS["resources"],
     "config": ("table", "empty", "what `context.node_config` of these nodes holds beside its own two keys"),
 }
-RESOURCES: Mapping[str, str] = {
-    "cpus": "cpus; a fraction shares one. BLAS and OpenMP get as many threads, at least one",
-    "gpus": "gpus; below 1 a share of one device, else a whole number of them",
-    "memory": 'bytes, or a size such as `"2GiB"`; 0: not booked',
-    "custom": "amounts of what else places have, by name",
+RESOURCES: Mapping[str, tuple[str, str]] = {
+    "cpus": ("float", "cpus; a fraction shares one. BLAS and OpenMP get as many threads, at least one"),
+    "gpus": ("float", "gpus; below 1 a share of one device, else a whole number of them"),
+    "memory": ("int or str", 'bytes, or a size such as `"2GiB"`; 0: not booked'),
+    "custom": ("table", "amounts of what else places have, by name"),
 }
 
 
@@ -141,12 +141,10 @@ def resources() -> None:
     """The keys of [tool.flsim.resources]."""
     fields = {f.name: f for f in dataclasses.fields(Resources)}
     _same("resources", RESOURCES, fields)
-    types = typing.get_type_hints(Resources)
     print("| key | type | default | what it is |\n|---|---|---|---|")
-    for name, field in fields.items():
-        table = typing.get_origin(types[name]) is not None
-        default = "empty" if table else f"`{field.default:g}`"
-        print(f"| `{name}` | {'table' if table else type_name(types[name])} | {default} | {RESOURCES[name]} |")
+    for name, (kind, text) in RESOURCES.items():
+        default = "empty" if kind == "table" else f"`{fields[name].default:g}`"
+        print(f"| `{name}` | {kind} | {default} | {text} |")
 
 
 CLAUSES: Mapping[int, tuple[str, str]] = {

@@ -97,6 +97,12 @@ def test_the_shell_blocks_of_a_page_are_shell(page: Path) -> None:
         assert done.returncode == 0, f"{done.stderr}\n{block}"
 
 
+@pytest.mark.parametrize("page", READMES, ids=name)
+def test_what_a_readme_links_to_is_there(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page} links to {target}"
+
+
 def test_no_block_of_a_page_is_indented_out_of_sight() -> None:
     for page in PAGES:
         assert not re.search(r"^ +```(python|bash)", page.read_text(encoding="utf-8"), re.MULTILINE), page

@@ -55,7 +55,7 @@ def run(
         InputError: bad input, before anything runs.
         AppLoadError: the app cannot be imported.
         BackendBroken: the backend cannot go on.
-        Whatever the ServerApp raises.
+        BaseException: whatever the ServerApp raises.
     """
     plugins = Plugins()
     project = _project(plugins, app, client, nodes)
