@@ -45,13 +45,25 @@ def fetches_nothing(app: Sphinx, failed: Exception | None) -> None:
                 log.warning("%s fetches from the network: %s", file.relative_to(app.outdir), match[0])
 
 
-def plain_attributes(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Keep napoleon from taking what stands before a colon in an attribute's docstring for its type."""
-    if what in ("attribute", "property"):
-        lines.insert(0, "")
+class PlainAttributes:
+    """Undoes what napoleon does to docstrings of attributes: it takes what stands before a colon for a type."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def keep(self, app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+        """Before napoleon."""
+        self._lines = list(lines)
+
+    def restore(self, app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+        """After it."""
+        if what in ("attribute", "property"):
+            lines[:] = self._lines
 
 
 def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
-    app.connect("autodoc-process-docstring", plain_attributes, priority=400)
+    plain = PlainAttributes()
+    app.connect("autodoc-process-docstring", plain.keep, priority=400)
+    app.connect("autodoc-process-docstring", plain.restore, priority=600)
     app.connect("build-finished", fetches_nothing)
