@@ -67,17 +67,34 @@ class Answered:
     printed: str
 
 
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A lease was pulled: a worker is at work."""
+
+    lease: int
+    messages: int
+
+
 class Returned:
     """Messages that ended together."""
 
-    __slots__ = ("_ended", "worker")
+    __slots__ = ("_ended", "lease", "worker")
 
-    def __init__(self, worker: str, ended: Sequence[tuple[Entry, Error | None, Outcome | None]]) -> None:
+    def __init__(
+        self, worker: str, ended: Sequence[tuple[Entry, Error | None, Outcome | None]], lease: int | None = None
+    ) -> None:
         self.worker = worker
+        self.lease = lease
+        """The lease that came back, also where all its messages had ended before; None: no worker had a part in it."""
         self._ended = ended
 
     def __len__(self) -> int:
         return len(self._ended)
+
+    @property
+    def failed(self) -> int:
+        """How many ended with an error."""
+        return sum(error is not None for _, error, _ in self._ended)
 
     def answers(self, *, notable: bool = False) -> Iterator[Answered]:
         """Each message's end; with ``notable`` only those that failed or printed something."""
@@ -112,6 +129,17 @@ class LostWorker:
     cause: str
     detail: str
     messages: int
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """Somebody sits at a breakpoint's prompt: the terminal is theirs once this is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The prompt let go of the terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +150,7 @@ class RunFinished:
     error: str = ""
 
 
-Event = RunStarted | Announced | Pushed | Returned | Reported | LostWorker | RunFinished
+Event = RunStarted | Announced | Pushed | Pulled | Returned | Reported | LostWorker | Paused | Resumed | RunFinished
 
 
 class Observer(Protocol):

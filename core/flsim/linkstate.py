@@ -17,7 +17,7 @@ from typing import NamedTuple
 from flsim import stall
 from flsim.envelope import describe
 from flsim.errors import BackendBroken, EncodeError, WorkerLost
-from flsim.events import Announced, LostWorker, Observers, Pushed, Returned
+from flsim.events import Announced, LostWorker, Observers, Pulled, Pushed, Returned
 from flsim.fleet import FIRST_NODE_ID, Fleet
 from flsim.heart import Entry, Heart, Lease
 from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
@@ -237,8 +237,8 @@ class LinkState:
                     self._deliver(entry, content, error, outcome)
                     ended.append((entry, error, outcome))
             self._sizes.learn(lease, outcomes, now)
-            if ended:  # under the lock, so that what the ServerApp reports of it comes after it
-                self._observers.put(Returned(worker, ended))
+            # Under the lock, so that what the ServerApp reports of it comes after it.
+            self._observers.put(Returned(worker, ended, lease.id))
 
     def lost(self, lease: Lease, lost: WorkerLost) -> None:
         """A worker took this lease with it."""
@@ -247,7 +247,7 @@ class LinkState:
             for entry, code, reason, traceback in ended:
                 self._end([entry], code, reason, traceback)
             broken = self.heart.broken
-        self._observers.put(LostWorker(lost.cause.value, str(lost), len(lease.entries)))
+        self._observers.put(LostWorker(lost.cause.value, str(lost), len(lease.entries), lease.id))
         if broken:
             self.fail(BackendBroken(broken))
 
@@ -336,6 +336,7 @@ class LinkState:
                     if lease is None:
                         break
                     self._moved = now
+                    self._observers.put(Pulled(lease.id, len(lease.entries)))
                     _hand(self._waiting[lease.kind].popleft(), lease)
             self._arm()
 

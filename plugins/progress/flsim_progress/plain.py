@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TextIO
 
-from flsim.events import Announced, Event, LostWorker, Reported, Returned, RunFinished, RunStarted
-from flsim.fleet import FIRST_NODE_ID
+from flsim.events import Announced, Event, LostWorker, Reported, Returned, RunStarted
 from flsim.message import ErrorCode
+from flsim_progress.words import about, lost, metrics, node_name, printable
 
 
 class PlainProgress:
@@ -24,9 +24,7 @@ class PlainProgress:
         for event in events:
             match event:
                 case RunStarted():
-                    workers = "1 worker" if event.slots == 1 else f"{event.slots} workers"
-                    places = "; ".join(event.places)
-                    self._line(f"{event.app}: {event.nodes:,} nodes on {event.backend}, {workers} ({places})")
+                    self._line(about(event))
                 case Announced():
                     self._line(f"note: {event.text}")
                 case Reported():
@@ -34,25 +32,21 @@ class PlainProgress:
                 case Returned():
                     self._returned(event)
                 case LostWorker():
-                    self._line(f"worker lost ({event.detail}) with {event.messages} messages")
-                case RunFinished():
-                    pass
+                    self._line(lost(event))
         self._out.flush()
 
     def close(self) -> None:
         """Nothing is left to do."""
 
     def _report(self, event: Reported) -> None:
-        values = "  ".join(f"{k} {_value(v)}" for k, v in event.metrics.items())
-        who = "" if event.node is None else f" {_node(event.node)}"
         errors = ", ".join(f"{n} {name}" for name, n in self._since_report.items())
         self._since_report.clear()
-        self._line(f"round {event.round:>3}{who}  {values}" + (f"  [errors: {errors}]" if errors else ""))
+        self._line(metrics(event) + (f"  [errors: {errors}]" if errors else ""))
 
     def _returned(self, event: Returned) -> None:
         for answer in event.answers(notable=True):
             for line in answer.printed.splitlines():
-                self._line(f"{_node(answer.node)} | {line}")
+                self._line(f"{node_name(answer.node)} | {line}")
             if answer.code is None:
                 continue
             self._since_report[ErrorCode.name_of(answer.code)] += 1
@@ -60,15 +54,7 @@ class PlainProgress:
             if kind not in self._shown:
                 self._shown.add(kind)
                 name = ErrorCode.name_of(answer.code)
-                self._line(f"{_node(answer.node)}: {answer.message_type} failed: {name}: {answer.reason}")
+                self._line(f"{node_name(answer.node)}: {answer.message_type} failed: {name}: {answer.reason}")
 
     def _line(self, text: str) -> None:
-        self._out.write("".join(c if c.isprintable() else "�" for c in text) + "\n")
-
-
-def _node(node: int) -> str:
-    return f"node {node} (partition {node - FIRST_NODE_ID})"
-
-
-def _value(value: bool | int | float | str) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+        self._out.write(printable(text) + "\n")
