@@ -17,6 +17,7 @@ from flsim import guard
 from flsim.apps import Context
 from flsim.backend import Backend, BackendSpec, RunInfo
 from flsim.blackbox import BlackBoxes
+from flsim.breakpoints import breakpoints
 from flsim.code import Reference, import_reference
 from flsim.envelope import Generators, describe, kept_globals, seed_globals
 from flsim.errors import BackendBroken, ConfigError, EncodeError, FlsimError
@@ -67,7 +68,8 @@ class Run:
         others = len(_at_work)
         _at_work.add(self)
         try:
-            return self._execute(server, job, folder.path, others)
+            with breakpoints(self._observers, self._link.fail):
+                return self._execute(server, job, folder.path, others)
         finally:
             _at_work.discard(self)
             folder.remove()

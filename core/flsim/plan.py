@@ -49,12 +49,13 @@ def run(
         seed: makes the run repeatable; None: what the app says, else one is drawn.
         resources: what one ClientApp needs: Resources instead of what the app says, a dict of its fields beside it.
         time_limit: seconds that one message may run in a worker, instead of what the app says.
-        quiet: show nothing; otherwise a line a round goes to stderr.
+        quiet: show nothing; otherwise what the run does is shown, on stderr or in the notebook's cell.
 
     Raises:
         InputError: bad input, before anything runs.
         AppLoadError: the app cannot be imported.
         BackendBroken: the backend cannot go on.
+        bdb.BdbQuit: the user quit at a breakpoint.
         BaseException: whatever the ServerApp raises.
     """
     plugins = Plugins()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flsim import guard
 from flsim.apps import Context
 from flsim.blackbox import BlackBox, BlackBoxes, black_box
+from flsim.breakpoints import refused_in_workers
 from flsim.envelope import Generators, around_lease, describe, seed_globals, traceback_of
 from flsim.errors import AppLoadError, BackendBroken, WorkerLost
 from flsim.fleet import FIRST_NODE_ID
@@ -192,6 +193,8 @@ def run_lease(frames: Frames) -> Frames:
     out: list[Buffer] = []
     outcomes = []
     with around_lease(kind.resources.threads, restore=terms.generators == Generators.SEED_AND_RESTORE) as printed:
+    restore = generators == Generators.SEED_AND_RESTORE
+    with around_lease(job.kinds[kind].threads, restore=restore) as printed, refused_in_workers():
         for message in messages:
             with contextlib.nullcontext() if box is None else _limits(kind, box, terms.lease, message[0]):
                 outcome = _answer(job, kind, seed, message, contents, buffers, out)

@@ -52,8 +52,8 @@ def run(
 ) -> None:
     """Run an app on a backend.
 
-    Exit codes: 0 the ServerApp returned and a message got content (or none was sent); 1 the run failed, or every
-    message got an error; 2 wrong usage; 130 Ctrl-C; 143 SIGTERM.
+    Exit codes: 0 the ServerApp returned and a message got content (or none was sent); 1 the run failed, every message
+    got an error, or you quit at a breakpoint; 2 wrong usage; 130 Ctrl-C; 143 SIGTERM.
     """
     with _stdout_for_json() if as_json else contextlib.nullcontext(sys.stdout) as out:
         needs = {"cpus": cpus, "gpus": gpus, "memory": memory}
@@ -105,6 +105,8 @@ def _plan(
 
 def _run(plugins: Plugins, plan: Plan, out: TextIO | None) -> RunResult:
     """Run it, and exit with the code that says how it ended."""
+    import bdb
+
     from flsim.envelope import traceback_of
     from flsim.errors import AppLoadError, BackendBroken, FlsimError
 
@@ -118,6 +120,9 @@ def _run(plugins: Plugins, plan: Plan, out: TextIO | None) -> RunResult:
     except _Terminated:
         print("terminated: the run was ended", file=sys.stderr)
         raise typer.Exit(143) from None
+    except bdb.BdbQuit:
+        print("quit: the run was ended at a breakpoint", file=sys.stderr)
+        raise typer.Exit(1) from None
     except BaseException as e:  # the ServerApp may raise anything, SystemExit included
         ours = isinstance(e, FlsimError) and not started.seen
         if ours or isinstance(e, (AppLoadError, BackendBroken)):

@@ -24,6 +24,23 @@ REFRESH = 1 / 8
 """Seconds between two frames, at least."""
 
 
+class _Above(FileProxy):
+    """Stands for a stream of the terminal. Rich's says that it has no encoding, and then ``input`` is not used as on a
+    terminal."""
+
+    def __init__(self, console: Console, stream: TextIO) -> None:
+        super().__init__(console, stream)
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a variable there
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]  # a variable there
+        return self._stream.errors
+
+
 class LiveProgress:
     """Shows what a run comes to, and leaves the last of it on the screen.
 
@@ -101,7 +118,7 @@ class LiveProgress:
             (contextlib.redirect_stderr, sys.stderr),
         ):
             if stream is not None and stream.isatty():
-                self._streams.enter_context(redirect(cast("TextIO", FileProxy(self._console, stream))))
+                self._streams.enter_context(redirect(cast("TextIO", _Above(self._console, stream))))
 
     def _tick(self) -> None:
         with self._lock:
