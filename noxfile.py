@@ -106,6 +106,8 @@ def wheels(session: nox.Session) -> None:
             for backend in ("serial", "loky"):
                 noop = ("run", f"{ROOT}/docs/examples/noop", "--set", "rounds=3", "--backend", backend)
                 session.run("env/bin/flsim", *noop, external=True)
+            session.run("env/bin/flsim", "new", "first-app", external=True)
+            session.run("env/bin/flsim", "run", "first-app", "--set", "rounds=3", external=True)
 
 
 @nox.session

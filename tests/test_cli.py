@@ -128,7 +128,7 @@ def test_help_lists_the_commands() -> None:
     for flag in ("--help", "-h"):
         done = flsim(flag)
         assert done.returncode == 0
-        for text in ("run ", "Run an app on a backend.", "backends ", "List the backends", "--version"):
+        for text in ("run ", "Run an app on a backend.", "backends ", "List the backends", "new ", "--version"):
             assert text in done.stdout
 
 

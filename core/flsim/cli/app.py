@@ -7,6 +7,7 @@ import typer
 from flsim.cli.backends import backends
 from flsim.cli.check import check
 from flsim.cli.plugins import plugins
+from flsim.cli.new import new
 from flsim.cli.run import run
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app.command()(run)
 app.command()(backends)
 app.command()(plugins)
 app.command()(check)
+app.command()(new)
 
 
 def _version(show: bool) -> None:

@@ -1,0 +1,1 @@
+"""A federated app: a server, a client, their model and their data."""
