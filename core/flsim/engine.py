@@ -105,6 +105,7 @@ class Run:
             error = describe(e)
             raise
         finally:
+            took = time.perf_counter() - begun
             self._link.close()
             try:
                 self._on_loop(self._stop())
@@ -112,7 +113,7 @@ class Run:
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 thread.join()
                 self._loop.close()
-                self._observers.put(RunFinished(time.perf_counter() - begun, error))
+                self._observers.put(RunFinished(took, error))
                 self._observers.close()
         return RunResult(
             app=project.name,

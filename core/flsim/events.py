@@ -144,9 +144,10 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """The ServerApp has returned or raised."""
+    """The ServerApp has returned or raised, and the backend is stopped."""
 
     seconds: float
+    """From the call of the ServerApp to its end."""
     error: str = ""
 
 

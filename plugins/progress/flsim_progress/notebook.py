@@ -19,6 +19,9 @@ from flsim_progress.words import Lines, about, printable
 REFRESH = 0.5
 """Seconds between two updates: each is a message to the browser, and is kept nowhere."""
 
+QUIET = 2.0
+"""Seconds between two updates while nothing happens."""
+
 WIDTH = 100
 HEIGHT = 12
 
@@ -36,6 +39,7 @@ class NotebookProgress:
         self._about = ""
         self._handle: Any = None
         self._dirty = False
+        self._shown = 0.0
         self._lock = threading.Lock()
         # The cell that a display belongs to is known to the thread that runs it.
         self._context = contextvars.copy_context()
@@ -76,8 +80,10 @@ class NotebookProgress:
 
     def _tick(self) -> None:
         with self._lock:
-            if self._dirty and self._handle is not None:
+            # Where nothing happens the clock moves on.
+            if self._handle is not None and (self._dirty or time.monotonic() - self._shown >= QUIET):
                 self._dirty = False
+                self._shown = time.monotonic()
                 self._context.run(self._handle.update, self._data(), raw=True)
 
     def _data(self) -> dict[str, str]:
