@@ -302,6 +302,26 @@ def test_a_serverapp_that_raises_leaves_the_terminal_as_it_was(tmp_path: Path) -
         assert screen.lines[-1] == "KeyError: 'oops'"
 
 
+def test_a_run_that_does_not_come_to_its_close_leaves_the_terminal_as_it_was() -> None:
+    script = """
+import sys
+from flsim.events import RunStarted
+from flsim_progress.live import LiveProgress
+LiveProgress(sys.stderr, None).on([RunStarted("app", "serial", (), slots=1, nodes=1, seed=1)])
+"""
+    with terminal("-c", script, command=sys.executable) as screen:
+        assert screen.end() == 0
+        assert b"\x1b[?25l" in screen.raw, "the cursor was never hidden, so this test would show nothing"
+        assert screen.as_it_was
+
+
+def test_a_last_line_without_its_end_is_shown(tmp_path: Path) -> None:
+    app = write_app(tmp_path / "app", TABLE, app=TALKING + "    print('no end', end='')\n")
+    with terminal("run", app, "-b", "serial") as screen:
+        assert screen.end() == 0
+        assert "no end" in screen.lines
+
+
 def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path) -> None:
     with terminal("run", talking(tmp_path), "-b", "serial", env={"TERM": "dumb"}) as screen:
         assert screen.end() == 0

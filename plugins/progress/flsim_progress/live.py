@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import sys
 import threading
@@ -12,6 +13,8 @@ from typing import TextIO, cast
 from rich.console import Console
 from rich.file_proxy import FileProxy
 from rich.live import Live
+from rich.segment import Segment, Segments
+from rich.style import Style
 from rich.text import Text
 
 from flsim.events import Event, Paused, Resumed, RunStarted
@@ -58,6 +61,7 @@ class LiveProgress:
         self._drawn = 0.0
         self._over = False
         self._lock = threading.RLock()
+        self._above: list[_Above] = []
         self._streams = contextlib.ExitStack()
         self._live = self._new_live()
         self._ticker = Ticker(self._tick, REFRESH)
@@ -80,6 +84,8 @@ class LiveProgress:
         with self._lock:
             try:
                 self._print()
+                for stream in self._above:
+                    stream.flush()  # what was printed without the end of its line
             finally:
                 self._end()
         self._ticker.check()
@@ -92,6 +98,7 @@ class LiveProgress:
             case RunStarted():
                 self._print()
                 self._redirect()
+                atexit.register(self._end)  # a run that is interrupted again and again may not come to its close
                 self._live.start(refresh=True)
                 self._ticker.start()
             case Paused() if self._live.is_started:
@@ -118,7 +125,8 @@ class LiveProgress:
             (contextlib.redirect_stderr, sys.stderr),
         ):
             if stream is not None and stream.isatty():
-                self._streams.enter_context(redirect(cast("TextIO", _Above(self._console, stream))))
+                self._above.append(_Above(self._console, stream))
+                self._streams.enter_context(redirect(cast("TextIO", self._above[-1])))
 
     def _tick(self) -> None:
         with self._lock:
@@ -131,7 +139,9 @@ class LiveProgress:
     def _print(self) -> None:
         lines, self._lines = self._lines, []
         if lines:
-            self._console.print(Text("\n").join(Text(line.text, style=line.style) for line in lines))
+            # Segments, and not Text, which would cost a busy run a hundred times as much.
+            styled = (Segment(line.text + "\n", Style.parse(line.style) if line.style else None) for line in lines)
+            self._console.print(Segments(styled))
 
     def _view(self) -> Text:
         self._dirty = False
@@ -141,6 +151,7 @@ class LiveProgress:
 
     def _end(self) -> None:
         self._over = True
+        atexit.unregister(self._end)
         try:
             self._live.stop()
         finally:
