@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from textwrap import dedent
+from unittest import mock
+
+import pytest
 
 from flsim import ConfigRecord, Context, Error, Grid, Message, Metadata, RecordDict, ServerApp
+from flsim.cli import main
 
 FLSIM = Path(sysconfig.get_path("scripts"), "flsim")
 """The console script of this environment."""
@@ -103,6 +109,16 @@ def execute(
 def flsim(*args: str | Path, path: Iterable[Path] = (), cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line."""
     return execute(FLSIM, *args, path=path, cwd=cwd)
+
+
+def here(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command line in this process, which is faster, for what is refused before anything runs."""
+    out, err = io.StringIO(), io.StringIO()
+    argv = mock.patch.object(sys, "argv", ["flsim", *map(str, args)])
+    with redirect_stdout(out), redirect_stderr(err), argv, pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    return subprocess.CompletedProcess(args, ended.value.code, out.getvalue(), err.getvalue())
 
 
 def python(code: str, *args: str | Path, path: Iterable[Path] = ()) -> str:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
-from helpers import APP, TABLE, execute, flsim, write, write_app
+from helpers import APP, TABLE, execute, flsim, here, write, write_app
 from installed import skip_without
 
 import flsim as package
 from flsim import ClientApp, ServerApp
-from flsim.cli import main
 from flsim.errors import InputError
 
 SCRIPT = """
@@ -100,16 +96,6 @@ def saying(folder: Path, *args: str, server: str = "ask", client: str = "answer"
     """Run :data:`SAYING` with this in its config."""
     app = write_app(folder, SAYING_TABLE, app=SAYING)
     return run(app, "--set", f"server={server}", "--set", f"client={client}", *args)
-
-
-def here(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    """The command line in this process, which is faster, for what is refused before anything runs."""
-    out, err = io.StringIO(), io.StringIO()
-    argv = mock.patch.object(sys, "argv", ["flsim", *map(str, args)])
-    with redirect_stdout(out), redirect_stderr(err), argv, pytest.raises(SystemExit) as ended:
-        main()
-    assert isinstance(ended.value.code, int)
-    return subprocess.CompletedProcess(args, ended.value.code, out.getvalue(), err.getvalue())
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
