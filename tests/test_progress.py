@@ -18,7 +18,7 @@ from installed import skip_without
 from terminal import squeezed, terminal
 
 import flsim
-from flsim import ClientApp, Context, Error, Grid, Message, RecordDict, ServerApp
+from flsim import ClientApp, Context, Error, ErrorCode, Grid, Message, RecordDict, ServerApp
 from flsim.events import (
     Event,
     LostWorker,
@@ -204,6 +204,12 @@ def test_failures_alike_are_shown_a_few_times_and_other_ones_still() -> None:
     assert len(list(lines.of(returned(Error(2, "other"))))) == 1
     many = list(lines.of(returned(*[Error(2, f"reason {i}") for i in range(50)])))
     assert len(same) + 1 + len(many) == SHOWN_OF_A_KIND
+
+
+def test_what_was_cancelled_is_counted_and_is_no_line() -> None:
+    event = returned(Error(ErrorCode.CANCELLED, "the run is over"))
+    assert list(Lines().of(event)) == []
+    assert tally((0, STARTED), (0, Pushed(1)), (1, event)).failed == 1
 
 
 def test_what_a_client_prints_is_shown_with_its_node_and_without_power_over_the_terminal() -> None:

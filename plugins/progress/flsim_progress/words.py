@@ -77,10 +77,12 @@ class Lines:
                 for answer in event.answers(notable=True):
                     for line in answer.printed.splitlines():
                         yield Line(printable(f"{node_name(answer.node)} | {line}"))
-                    if answer.code is not None:
-                        yield from self._failed(answer, answer.code)
+                    # What was cancelled did not fail: the app, or the end of the run, took it back. It is counted.
+                    if answer.code not in (None, ErrorCode.CANCELLED):
+                        yield from self._failed(answer)
 
-    def _failed(self, answer: Answered, code: int) -> Iterator[Line]:
+    def _failed(self, answer: Answered) -> Iterator[Line]:
+        code = answer.code or 0
         reason = answer.reason.partition("\n")[0]
         kind, alike = (code, answer.message_type, ""), (code, answer.message_type, "=" + reason)
         if self._failures[kind] >= SHOWN_OF_A_KIND or self._failures[alike] >= SHOWN_ALIKE:
