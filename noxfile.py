@@ -12,10 +12,12 @@ nox.options.reuse_venv = "yes"
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 BACKENDS = ["loky", "dask", "ray"]
+PLUGINS = ["bench"]
 POOL = "docs/examples/flsim-pool"
 SOURCES = {  # each distribution's folder, and what is typed in it
     ".": ["core/flsim", "backends/serial/flsim_serial", "plugins/progress/flsim_progress", "tests"],
     **{f"backends/{b}": [f"backends/{b}/flsim_{b}", f"backends/{b}/tests"] for b in BACKENDS},
+    **{f"plugins/{p}": [f"plugins/{p}/flsim_{p}", f"plugins/{p}/tests"] for p in PLUGINS},
     POOL: [f"{POOL}/flsim_pool", f"{POOL}/tests"],
 }
 
@@ -95,11 +97,18 @@ def regenerate(session: nox.Session) -> None:
 
 
 @nox.session
+def plugins(session: nox.Session) -> None:
+    """The tests of the plugins that are distributions of their own."""
+    session.install(*editable(".", "backends/loky", "plugins/bench[png]", POOL), *tools())
+    session.run("pytest", *(session.posargs or (f"plugins/{p}/tests" for p in PLUGINS)))
+
+
+@nox.session
 def wheels(session: nox.Session) -> None:
     """Build all wheels, install them into a fresh environment away from here, import and run."""
     with tempfile.TemporaryDirectory() as folder:
         python = fresh(session, folder, *SOURCES)
-        names = ["flsim", "flsim_serial", *(f"flsim_{b}" for b in BACKENDS)]
+        names = ["flsim", "flsim_serial", *(f"flsim_{p}" for p in BACKENDS + PLUGINS)]
         with session.chdir(folder):
             session.run(python, "-c", f"import {', '.join(names)}; flsim.run", external=True)
             session.run("env/bin/flsim", "backends", external=True)

@@ -1,0 +1,72 @@
+"""Conditions: where, when and with what it was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+
+from flsim.resources import host_cpus, host_memory
+
+ALWAYS = ("flsim-engine", "flsim-bench", "numpy", "cloudpickle")
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What figures depend on, beside what is measured."""
+
+    cpu: str
+    cores: int
+    """That this process may use."""
+    memory: int
+    """Bytes."""
+    system: str
+    python: str
+    date: str
+    load: float | None
+    """The load average of the last minute at the start; None where the system does not tell."""
+    command: str
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def here(cls, distributions: Iterable[str]) -> Conditions:
+        """The conditions now, with the versions of these distributions."""
+        names = dict.fromkeys((*ALWAYS, *distributions))
+        return cls(
+            cpu=_cpu(),
+            cores=host_cpus(),
+            memory=host_memory(),
+            system=platform.platform(),
+            python=platform.python_version(),
+            date=datetime.now().astimezone().isoformat(timespec="seconds"),
+            load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            versions={n: metadata.version(n) for n in names if any(metadata.distributions(name=n))},
+        )
+
+    def lines(self) -> list[tuple[str, str]]:
+        """What they are and how they are called, as text."""
+        return [
+            ("cpu", f"{self.cpu}, {self.cores} usable"),
+            ("memory", f"{self.memory / 2**30:.1f} GiB"),
+            ("system", self.system),
+            ("Python", self.python),
+            ("versions", ", ".join(f"{n} {v}" for n, v in self.versions.items())),
+            ("date", self.date),
+            ("load at the start", "unknown" if self.load is None else f"{self.load:g}"),
+            ("command", self.command),
+        ]
+
+
+def _cpu() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

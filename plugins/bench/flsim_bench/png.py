@@ -1,0 +1,60 @@
+"""The plots as one image, by matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from flsim_bench.charts import Chart, charts
+from flsim_bench.report import Report
+
+COLUMNS = 3
+COLOURS = {"backend": "#2563c9", "reference": "#9aa3af", "flower": "#c9821b"}
+
+
+def draw(report: Report, file: Path) -> None:
+    """Draw all charts into a PNG file."""
+    parts = [(w.name, c) for w in report.workloads for c in charts(report, w)]
+    rows = max(1, -(-len(parts) // COLUMNS))
+    bars = max((len(c.bars) for _, c in parts), default=0)
+    height = max(2.2, 0.45 * bars + 1)
+    figure = Figure(figsize=(6 * COLUMNS, height * rows + 1), layout="constrained")
+    FigureCanvasAgg(figure)
+    all_axes = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    for axes, (workload, chart) in zip(all_axes, parts, strict=False):
+        _draw(axes, workload, chart)
+    for axes in list(all_axes)[len(parts) :]:
+        axes.axis("off")
+    text = ";  ".join(f"{k}: {v}" for k, v in report.conditions.lines() if k != "versions")
+    figure.suptitle(text, fontsize=9, wrap=True)
+    figure.savefig(file, dpi=100, format="png")
+
+
+def _draw(axes: Any, workload: str, chart: Chart) -> None:
+    axes.set_title(f"{workload}: {chart.title}\n{chart.note}", fontsize=9, loc="left")
+    axes.tick_params(labelsize=8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if chart.bars:
+        scale = [b.value / b.share if b.share else 0 for b in chart.bars]  # of one percent of the width
+        axes.barh(
+            [f"{b.label}\n{b.text}" for b in chart.bars],
+            [b.value for b in chart.bars],
+            height=0.5,
+            xerr=[
+                [(b.share - b.low) * s for b, s in zip(chart.bars, scale, strict=True)],
+                [(b.high - b.share) * s for b, s in zip(chart.bars, scale, strict=True)],
+            ],
+            color=[COLOURS[b.kind] for b in chart.bars],
+        )
+        axes.invert_yaxis()
+        return
+    for line in chart.lines:
+        axes.plot([x for x, _ in line.points], [100 - y for _, y in line.points], label=line.label)
+    axes.set_xlabel(f"percent of {chart.rounds} rounds", fontsize=8)
+    axes.set_ylabel(f"percent of {chart.top}", fontsize=8)
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=7)
