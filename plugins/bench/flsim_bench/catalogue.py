@@ -193,6 +193,7 @@ WORKLOADS = {
             (
                 Measure("round", "a round", "ms", "lower"),
                 Measure("slowest", "slowest round against the first", "×", "lower"),
+                Measure("rounds", "rounds", "", ""),
                 DRIVER,
                 PROCESSES,
             ),

@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -45,7 +46,11 @@ def measure(order: Order) -> dict[str, Any]:
 def main(order_file: Path, result_file: Path) -> None:
     """Read the order, measure, write the result at once."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    result = measure(Order(**json.loads(order_file.read_text())))
+    order = Order(**json.loads(order_file.read_text()))
+    try:
+        result = measure(order)
+    finally:
+        shutil.rmtree(order.memory, ignore_errors=True)  # it is memory, and who would remove it may have been killed
     written = result_file.with_suffix(".part")
     written.write_text(json.dumps(result))
     written.rename(result_file)

@@ -10,6 +10,9 @@ from flsim_bench.report import Report, Row, number
 POINTS = 200
 """As many are drawn of a series at most."""
 
+COLOURS = 8
+"""So many differ."""
+
 SERIES = {"round": ("each round", "ms"), "driver": ("memory of the driver after each round", "MB")}
 """The series of a cell that are drawn, their titles and units."""
 
@@ -26,7 +29,7 @@ class Bar:
     low: float
     high: float
     value: float
-    """The median itself."""
+    """The median itself; what the widest of all is, is 100 percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +37,11 @@ class Line:
     """A subject's values over the rounds."""
 
     label: str
-    kind: str
     colour: int
+    values: tuple[tuple[int, float], ...]
+    """Each with its round, from 0."""
     points: tuple[tuple[float, float], ...]
-    """In percent of the width, and of the height from above."""
+    """The same in percent of the width, and of the height from above."""
     last: str
 
 
@@ -59,7 +63,8 @@ def charts(report: Report, workload: Workload) -> list[Chart]:
     """All charts of a workload: for each case its measures, then its series."""
     rows: dict[tuple[str, str], list[Row]] = {}
     for row in report.rows(workload):
-        rows.setdefault((row.case, row.measure.name), []).append(row)
+        if row.measure.better:
+            rows.setdefault((row.case, row.measure.name), []).append(row)
     made = [_bars(r) for r in rows.values()]
     for case in report.cases(workload.name):
         made += [c for name in SERIES if (c := _lines(report, workload.name, case, name)) is not None]
@@ -69,10 +74,10 @@ def charts(report: Report, workload: Workload) -> list[Chart]:
 def _bars(rows: list[Row]) -> Chart:
     measure = rows[0].measure
     widest = max(r.summary.high for r in rows) or 1.0
-    note = f"{measure.unit}, {measure.better} is better" if measure.unit else f"{measure.better} is better"
+    unit = f"{measure.unit}, " if measure.unit else ""
     return Chart(
         f"{rows[0].case}: {measure.title}",
-        note if measure.better else "",
+        f"{unit}{measure.better} is better",
         bars=tuple(
             Bar(
                 label=r.subject.label,
@@ -90,9 +95,10 @@ def _bars(rows: list[Row]) -> Chart:
 
 def _lines(report: Report, workload: str, case: str, name: str) -> Chart | None:
     cells = [(s, report.cell(workload, case, s.label)) for s in report.subjects]
-    series = [(s, thinned(c.series[name])) for s, c in cells if c is not None and len(c.series.get(name, ())) > 1]
+    series = [(s, c.series[name]) for s, c in cells if c is not None and len(c.series.get(name, ())) > 1]
     if not series:
         return None
+    rounds = max(len(values) for _, values in series)
     highest = max(max(values) for _, values in series) or 1.0
     title, unit = SERIES[name]
     return Chart(
@@ -101,23 +107,19 @@ def _lines(report: Report, workload: str, case: str, name: str) -> Chart | None:
         lines=tuple(
             Line(
                 label=s.label,
-                kind=s.kind,
-                colour=report.subjects.index(s) % 8,
-                points=tuple(
-                    (100 * i / (len(values) - 1), 100 - 100 * value / highest) for i, value in enumerate(values)
-                ),
+                colour=report.subjects.index(s) % COLOURS,
+                values=tuple(thinned(values)),
+                points=tuple((100 * at / (rounds - 1), 100 - 100 * value / highest) for at, value in thinned(values)),
                 last=number(values[-1]),
             )
             for s, values in series
         ),
         top=number(highest),
-        rounds=max(len(c.series.get(name, ())) for _, c in cells if c is not None),
+        rounds=rounds,
     )
 
 
-def thinned(values: list[float]) -> list[float]:
-    """At most :data:`POINTS` of them: of each piece the largest, so that no peak is lost."""
-    if len(values) <= POINTS:
-        return values
+def thinned(values: list[float]) -> list[tuple[int, float]]:
+    """At most :data:`POINTS` of them, each with its place: of each piece the largest, so that no peak is lost."""
     step = -(-len(values) // POINTS)
-    return [max(values[i : i + step]) for i in range(0, len(values), step)]
+    return [(i, max(values[i : i + step])) for i in range(0, len(values), step)]

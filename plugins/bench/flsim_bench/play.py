@@ -159,6 +159,7 @@ def fleet(way: Way, p: Mapping[str, Any]) -> Played:
             resident.append(memory.resident() / MEGA)
     seconds = rounds.seconds
     values = {"round": [1000 * s for s in seconds], "slowest": [max(seconds) / seconds[0]], **_peak()}
+    values["rounds"] = [len(seconds)]
     return Played(values, {"round": [1000 * s for s in seconds], "driver": resident})
 
 

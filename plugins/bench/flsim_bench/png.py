@@ -23,10 +23,10 @@ def draw(report: Report, file: Path) -> None:
     height = max(2.2, 0.45 * bars + 1)
     figure = Figure(figsize=(6 * COLUMNS, height * rows + 1), layout="constrained")
     FigureCanvasAgg(figure)
-    all_axes = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    all_axes = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
     for axes, (workload, chart) in zip(all_axes, parts, strict=False):
         _draw(axes, workload, chart)
-    for axes in list(all_axes)[len(parts) :]:
+    for axes in all_axes[len(parts) :]:
         axes.axis("off")
     text = ";  ".join(f"{k}: {v}" for k, v in report.conditions.lines() if k != "versions")
     figure.suptitle(text, fontsize=9, wrap=True)
@@ -53,8 +53,6 @@ def _draw(axes: Any, workload: str, chart: Chart) -> None:
         axes.invert_yaxis()
         return
     for line in chart.lines:
-        axes.plot([x for x, _ in line.points], [100 - y for _, y in line.points], label=line.label)
-    axes.set_xlabel(f"percent of {chart.rounds} rounds", fontsize=8)
-    axes.set_ylabel(f"percent of {chart.top}", fontsize=8)
+        axes.plot([at + 1 for at, _ in line.values], [value for _, value in line.values], label=line.label)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=7)

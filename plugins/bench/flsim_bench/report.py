@@ -182,7 +182,7 @@ class Report:
 
 
 def number(value: float) -> str:
-    """A value as tables show it: three figures, or all of a whole number."""
-    if value == 0 or abs(value) >= 100:
+    """A value as tables show it: about three figures, and all of a whole number."""
+    if float(value).is_integer() or abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:,.{2 if abs(value) < 10 else 1}f}" if abs(value) >= 0.1 else f"{value:.2g}"
+    return f"{value:,.{2 if abs(value) < 10 else 1}f}" if abs(value) >= 0.1 else f"{value:.3g}"

@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -20,6 +21,7 @@ from statistics import median
 import psutil
 
 import flsim_bench
+from flsim.folder import HeldFolder
 from flsim_bench.play import MEGA
 from flsim_bench.way import Order
 
@@ -72,11 +74,14 @@ class Runner:
         Raises:
             CellFailed: there is no result.
         """
-        # Short paths, since those of sockets may have 107 bytes.
-        with tempfile.TemporaryDirectory(prefix="flsim-b-", ignore_cleanup_errors=True) as folder:
-            in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-            with tempfile.TemporaryDirectory(prefix="flsim-b-", dir=in_memory, ignore_cleanup_errors=True) as shared:
-                return self._run(order(Path(folder), Path(shared)), Path(folder), memory)
+        held = HeldFolder("flsim-b-")  # a short name, since the paths of sockets may have 107 bytes
+        try:
+            with tempfile.TemporaryDirectory(
+                prefix="flsim-b-", dir=_in_memory(), ignore_cleanup_errors=True
+            ) as memory_:
+                return self._run(order(held.path, Path(memory_)), held.path, memory)
+        finally:
+            held.remove()
 
     def _run(self, order: Order, folder: Path, memory: bool) -> Result:
         files = folder / "order.json", folder / "result.json"
@@ -97,7 +102,8 @@ class Runner:
             try:
                 seconds, most = self._watch(process, memory)
             finally:
-                _end(process, mark)
+                with _undisturbed():
+                    _end(process, mark)
         if process.returncode or not files[1].exists():
             raise CellFailed(_why(process.returncode, folder / "log"))
         result = json.loads(files[1].read_text())
@@ -128,6 +134,11 @@ class Runner:
         raise CellFailed(f"it did not end within {self.limit:g} s")
 
 
+def _in_memory() -> str | None:
+    """Where files are in memory; None: the system has no such place."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
 def _memory(pid: int) -> int:
     """Bytes of a process and its descendants: what several share counts once, where the system tells (Linux)."""
     total = 0
@@ -155,6 +166,20 @@ def _end(process: subprocess.Popen[bytes], mark: str) -> None:
                 one.kill()
         _gone(started)
     process.wait()
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Not even a second Ctrl-C keeps a cell from being ended."""
+    if threading.current_thread() is not threading.main_thread():  # where there are no signals
+        yield
+        return
+    before = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signal_, handler in before.items():
+            signal.signal(signal_, handler)
 
 
 def _gone(processes: list[psutil.Process]) -> bool:

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from flsim.errors import ConfigError
+from flsim.folder import HeldFolder
 from flsim.plugins import Plugins
+from flsim.testing import watch
+from flsim.testing.watch import alive, children, until
 from flsim_bench.choice import check_flower
 from flsim_bench.outputs import Outputs
 
@@ -141,3 +144,15 @@ def test_the_help_lists_the_command_and_imports_none_of_its_body() -> None:
     assert done.stdout.strip() == "['flsim_bench', 'flsim_bench.command', 'flsim_bench.plugin']"
     shown = subprocess.run([FLSIM, "--help"], capture_output=True, text=True, check=True)
     assert "bench" in shown.stdout
+
+
+def test_nothing_is_left_of_it_when_it_is_killed() -> None:
+    command = [str(FLSIM), "bench", "uneven", "--scale", "full", "-b", "serial"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    assert until(lambda: any("flsim_bench.cell" in watch.command(p) for p in children(process.pid)), 30)
+    started = children(process.pid)
+    process.kill()
+    process.communicate(timeout=30)
+    assert until(lambda: not any(map(alive, started)), 10), [watch.command(p) for p in started if alive(p)]
+    left = HeldFolder("flsim-b-")  # which sweeps
+    left.remove()

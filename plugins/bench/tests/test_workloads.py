@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import cloudpickle
@@ -24,9 +25,9 @@ BACKENDS = ("serial", "loky", "pool")
 INSTALLED = {b.spec.name for b in Plugins().backends() if not b.missing}
 
 
-def order(case: Case, way: str, name: str, folder: Path) -> Order:
+def order(case: Case, way: str, name: str, folder: Path, memory: Path) -> Order:
     options = {"cpus": 2.0} if way == "engine" else {}
-    return Order(case.workload, case.params, way, name, options, 2, str(folder), str(folder))
+    return Order(case.workload, case.params, way, name, options, 2, str(folder), str(memory))
 
 
 def tiny(workload: Workload) -> list[Case]:
@@ -50,7 +51,7 @@ def test_a_workload_runs_on_a_backend(workload: Workload, backend: str, tmp_path
     if backend not in INSTALLED:
         pytest.skip(f"backend {backend} is not installed")
     for case in tiny(workload):
-        values = measure(order(case, "engine", backend, tmp_path))["values"]
+        values = measure(order(case, "engine", backend, tmp_path, tmp_path))["values"]
         check(workload, case, values)
         if "workers" in values:
             assert max(values["workers"]) <= (1 if backend == "serial" else 2)
@@ -61,7 +62,7 @@ def test_a_workload_runs_on_its_references(workload: Workload, tmp_path: Path) -
     for name in workload.references:
         if not REFERENCES[name].library:
             for case in tiny(workload):
-                check(workload, case, measure(order(case, REFERENCES[name].way, "", tmp_path))["values"])
+                check(workload, case, measure(order(case, REFERENCES[name].way, "", tmp_path, tmp_path))["values"])
     assert not list(tmp_path.iterdir())
 
 
@@ -156,7 +157,7 @@ def test_skewed_durations_have_their_mean_and_a_long_tail() -> None:
 
 def test_a_cell_has_a_process_of_its_own_whose_memory_is_watched() -> None:
     (case, *_) = tiny(WORKLOADS["echo"])
-    result = Runner(limit=60).run(lambda f, _: order(case, "engine", "serial", f), memory=True)
+    result = Runner(limit=60).run(partial(order, case, "engine", "serial"), memory=True)
     assert result.values["bandwidth"] > 0
     assert result.values["processes"] > 1  # MB
     assert result.values["process"] > 0
@@ -166,10 +167,10 @@ def test_a_cell_has_a_process_of_its_own_whose_memory_is_watched() -> None:
 def test_what_fails_in_a_cell_is_said_with_its_error() -> None:
     (case, *_) = tiny(WORKLOADS["noop"])
     with pytest.raises(CellFailed, match=r"unknown backend 'nope'.* \(it ended with code 1\)"):
-        Runner(limit=60).run(lambda f, _: order(case, "engine", "nope", f), memory=False)
+        Runner(limit=60).run(partial(order, case, "engine", "nope"), memory=False)
 
 
 def test_a_cell_that_takes_too_long_is_ended_with_all_that_it_started() -> None:
     case = Case("uneven", "long", {"clients": 4, "seconds": 300.0, "rounds": 1, "budget": 1, "warm": 2})
     with pytest.raises(CellFailed, match="did not end within 2 s"):
-        Runner(limit=2).run(lambda f, _: order(case, "engine", "serial", f), memory=False)
+        Runner(limit=2).run(partial(order, case, "engine", "serial"), memory=False)
