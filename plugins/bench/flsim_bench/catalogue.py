@@ -135,8 +135,8 @@ WORKLOADS = {
             ("bare pool", "bare dask", "bare ray"),
             {
                 "tiny": _cases("noop", 1, *_noop(2, 3, 20)),
-                "small": _cases("noop", 5, *_noop(10, 50, 100, 1000)),
-                "full": _cases("noop", 30, *_noop(30, 200, 100, 1000)),
+                "small": _cases("noop", 5, *_noop(30, 50, 100, 1000)),
+                "full": _cases("noop", 30, *_noop(100, 200, 100, 1000)),
             },
         ),
         Workload(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import threading
 import time
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 Span = tuple[str, float, float]
 """Which worker (``host:pid:thread``) was at work, from when to when, in Unix time."""
+
+MessageTuple = tuple[int, str, int, int, str, str, float, None, str, dict[str, dict[str, Any]]]
+"""A message as a reference sends it: run, id, from, to, type, group, time, ttl, id of what it answers, content."""
 
 STRIDE = 7919
 
@@ -65,6 +69,42 @@ def visit(visits: int, kept: bytes, size: int) -> tuple[int, bytes]:
 def state(visits: int, size: int) -> bytes:
     """What a node keeps after so many visits."""
     return visits.to_bytes(4, "little") * (size // 4) if visits else b""
+
+
+def message(client: int, type_: str, **config: Any) -> bytes:
+    """The same message as an engine sends: a tuple, pickled by itself, as it is pushed and answered by itself."""
+    return _dump((1, str(client), 1, client, type_, "", time.time(), None, "", {"config": config}))
+
+
+def value(answer: bytes) -> int:
+    """What an answer says."""
+    return int(_load(answer)[-1]["reply"]["value"])
+
+
+def noop_message(asked: bytes) -> bytes:
+    """:func:`noop` for such a message."""
+    message = _load(asked)
+    return _answer(message, noop(message[3], message[-1]["config"]["round"]))
+
+
+def visit_message(asked: bytes, visits: int, kept: bytes) -> tuple[bytes, tuple[int, bytes]]:
+    """:func:`visit` for such a message, beside which the state goes."""
+    message = _load(asked)
+    state_now = visit(visits, kept, message[-1]["config"]["size"])
+    return _answer(message, state_now[0]), state_now
+
+
+def _answer(to: MessageTuple, value: int) -> bytes:
+    return _dump((to[0], "", to[3], to[2], to[4], to[5], time.time(), None, to[1], {"reply": {"value": value}}))
+
+
+def _dump(message: MessageTuple) -> bytes:
+    return pickle.dumps(message, protocol=5)
+
+
+def _load(message: bytes) -> MessageTuple:
+    loaded: MessageTuple = pickle.loads(message)
+    return loaded
 
 
 def many(task: Any, calls: list[tuple[Any, ...]]) -> list[Any]:

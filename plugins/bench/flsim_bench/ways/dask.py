@@ -43,10 +43,10 @@ class DaskWay(Way):
         self._client = client
 
     def noop(self, clients: Sequence[int], round: int) -> Iterator[int]:
-        calls = tasks.batches(((c, round) for c in clients), BATCH)
-        futures = self._client.map(tasks.many, [tasks.noop] * len(calls), calls, pure=False)
-        for results in self._client.gather(futures):
-            yield from results
+        calls = tasks.batches(((tasks.message(c, "query.noop", round=round),) for c in clients), BATCH)
+        futures = self._client.map(tasks.many, [tasks.noop_message] * len(calls), calls, pure=False)
+        for answers in self._client.gather(futures):
+            yield from map(tasks.value, answers)
 
     def echo(self, model: Array, clients: Sequence[int]) -> Iterator[Array]:
         shared = self._shared(model)

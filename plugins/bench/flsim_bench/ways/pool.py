@@ -31,7 +31,8 @@ class PoolWay(Way):
         self._states: dict[int, tuple[int, bytes]] = {}
 
     def noop(self, clients: Sequence[int], round: int) -> Iterable[int]:
-        return self._batches(tasks.noop, ((c, round) for c in clients))
+        calls = ((tasks.message(c, "query.noop", round=round),) for c in clients)
+        return map(tasks.value, self._batches(tasks.noop_message, calls))
 
     def echo(self, model: Array, clients: Sequence[int]) -> Iterable[Array]:
         return self.pool.map(tasks.echo, [model] * len(clients))
@@ -44,10 +45,11 @@ class PoolWay(Way):
 
     def visit(self, clients: Sequence[int], size: int) -> Iterator[int]:
         """The states are here, and go along."""
-        calls = [(*self._states.get(c, (0, b"")), size) for c in clients]
-        for client, state in zip(clients, self._batches(tasks.visit, calls), strict=True):
+        states = [self._states.get(c, (0, b"")) for c in clients]
+        calls = ((tasks.message(c, "query.visit", size=size), *s) for c, s in zip(clients, states, strict=True))
+        for client, (answer, state) in zip(clients, self._batches(tasks.visit_message, calls), strict=True):
             self._states[client] = state
-            yield state[0]
+            yield tasks.value(answer)
 
     def _batches(self, task: Any, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         batches = tasks.batches(calls, BATCH)

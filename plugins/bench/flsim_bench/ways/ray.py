@@ -49,9 +49,9 @@ class RayWay(Way):
         self._touch = ray.remote(_touch)
 
     def noop(self, clients: Sequence[int], round: int) -> Iterator[int]:
-        calls = tasks.batches(((c, round) for c in clients), BATCH)
-        for results in self._ray.get([self._many.remote(tasks.noop, batch) for batch in calls]):
-            yield from results
+        calls = tasks.batches(((tasks.message(c, "query.noop", round=round),) for c in clients), BATCH)
+        for answers in self._ray.get([self._many.remote(tasks.noop_message, batch) for batch in calls]):
+            yield from map(tasks.value, answers)
 
     def echo(self, model: Array, clients: Sequence[int]) -> Iterator[Array]:
         shared = self._ray.put(model)
