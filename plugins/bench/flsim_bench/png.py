@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ def draw(report: Report, file: Path) -> None:
     rows = max(1, -(-len(parts) // COLUMNS))
     bars = max((len(c.bars) for _, c in parts), default=0)
     height = max(2.2, 0.45 * bars + 1)
-    figure = Figure(figsize=(6 * COLUMNS, height * rows + 1), layout="constrained")
+    figure = Figure(figsize=(6 * COLUMNS, height * rows + 1.5), layout="constrained")
     FigureCanvasAgg(figure)
     all_axes = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
     for axes, (workload, chart) in zip(all_axes, parts, strict=False):
         _draw(axes, workload, chart)
     for axes in all_axes[len(parts) :]:
         axes.axis("off")
-    text = ";  ".join(f"{k}: {v}" for k, v in report.conditions.lines() if k != "versions")
-    figure.suptitle(text, fontsize=9, wrap=True)
+    conditions = (textwrap.fill(f"{name}: {text}", 200) for name, text in report.conditions.lines())
+    figure.suptitle("\n".join(conditions), fontsize=9, x=0.01, horizontalalignment="left")
     figure.savefig(file, dpi=100, format="png")
 
 

@@ -59,10 +59,12 @@ class Runner:
     Args:
         limit: seconds that a cell may take.
         flower: the Python that has Flower; None: there is none.
+        spare: the share of the host's memory that a cell has to leave, where its memory is watched.
     """
 
     limit: float
     flower: Path | None = None
+    spare: float = 0.05
 
     def run(self, order: Callable[[Path, Path], Order], *, memory: bool) -> Result:
         """Measure.
@@ -123,15 +125,25 @@ class Runner:
 
     def _watch(self, process: subprocess.Popen[bytes], memory: bool) -> tuple[float, int]:
         """Wait for the end. Returns how long it took, and the most memory that there was. Raises CellFailed where it
-        takes too long."""
+        takes too long, or so much memory that the host would come to a halt."""
         begun, most = time.monotonic(), 0
         while (left := begun + self.limit - time.monotonic()) > 0:
             try:
                 process.wait(min(SAMPLE, left) if memory else left)
                 return time.monotonic() - begun, most
             except subprocess.TimeoutExpired:
-                most = max(most, _memory(process.pid) if memory else 0)
+                if memory:
+                    most = max(most, _memory(process.pid))
+                    self._check_host(most)
         raise CellFailed(f"it did not end within {self.limit:g} s")
+
+    def _check_host(self, used: int) -> None:
+        host = psutil.virtual_memory()
+        if host.available < self.spare * host.total:
+            raise CellFailed(
+                f"it had {used / MEGA:,.0f} MB, and left the host {host.available / MEGA:,.0f} MB of its "
+                f"{host.total / MEGA:,.0f} MB"
+            )
 
 
 def _in_memory() -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flsim_bench.catalogue import WORKLOADS
+from flsim_bench.catalogue import REFERENCES, SCALES, WORKLOADS
 from flsim_bench.charts import POINTS, thinned
 from flsim_bench.conditions import Conditions
 from flsim_bench.outputs import Outputs
@@ -177,3 +177,9 @@ def test_a_long_series_is_thinned_to_its_peaks() -> None:
     assert len(thinned(values)) <= POINTS
     assert max(value for _, value in thinned(values)) == 99.0
     assert thinned([1.0, 2.0]) == [(0, 1.0), (1, 2.0)]
+
+
+def test_the_documentation_names_all_that_there_is() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "bench.md").read_text()
+    for name in (*WORKLOADS, *REFERENCES, *SCALES):
+        assert f"| `{name}` |" in text

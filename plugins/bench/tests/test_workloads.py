@@ -170,6 +170,12 @@ def test_what_fails_in_a_cell_is_said_with_its_error() -> None:
         Runner(limit=60).run(partial(order, case, "engine", "nope"), memory=False)
 
 
+def test_a_cell_that_leaves_the_host_without_memory_is_ended() -> None:
+    case = Case("uneven", "long", {"clients": 4, "seconds": 300.0, "rounds": 1, "budget": 1, "warm": 2})
+    with pytest.raises(CellFailed, match=r"it had \d+ MB, and left the host [\d,]+ MB of its [\d,]+ MB"):
+        Runner(limit=60, spare=1.1).run(partial(order, case, "engine", "serial"), memory=True)
+
+
 def test_a_cell_that_takes_too_long_is_ended_with_all_that_it_started() -> None:
     case = Case("uneven", "long", {"clients": 4, "seconds": 300.0, "rounds": 1, "budget": 1, "warm": 2})
     with pytest.raises(CellFailed, match="did not end within 2 s"):
