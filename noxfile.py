@@ -150,3 +150,10 @@ def minimums(session: nox.Session) -> None:
     """The core's tests with the lowest versions that the packages allow."""
     session.install("--resolution=lowest-direct", *editable(".", "backends/loky", POOL), *tools())
     session.run("pytest", "tests", "backends/loky/tests", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Backends compared: `nox -s bench -- noop --scale tiny` gives its arguments to `flsim bench`."""
+    session.install(*editable(".", *(f"backends/{b}" for b in BACKENDS), "plugins/bench[png]"))
+    session.run("flsim", "bench", *session.posargs)
