@@ -29,6 +29,8 @@ class Case:
     workload: str
     name: str
     params: Mapping[str, Any]
+    group: str = ""
+    """Cases of one group differ in one size alone, along which they are drawn; empty: it is of none."""
     warm_starts: int = 0
     """So many times the process is started first without being counted: what it reads is in the page cache then."""
 
@@ -85,7 +87,13 @@ WORKERS = Measure("workers", "workers at once", "", "")
 
 
 def _cases(workload: str, budget: float, *cases: tuple[str, dict[str, Any]]) -> tuple[Case, ...]:
-    return tuple(Case(workload, name, {"budget": budget, **params}) for name, params in cases)
+    return tuple(Case(workload, name, {"budget": budget, **params}, _group(workload, params)) for name, params in cases)
+
+
+def _group(workload: str, params: Mapping[str, Any]) -> str:
+    if workload == "fleet":
+        return f"nodes with {size_name(params['state'])} each" if params["state"] else "nodes without a state"
+    return f"arrays to {params['clients']} clients" if workload == "echo" else ""
 
 
 def _noop(rounds: int, singles: int, *clients: int) -> tuple[tuple[str, dict[str, Any]], ...]:
@@ -119,7 +127,7 @@ def size_name(nbytes: int) -> str:
 
 
 def _startup(name: str, warm_starts: int) -> tuple[Case, ...]:
-    return (Case("startup", name, {"clients": 1, "nodes": 10}, warm_starts),)
+    return (Case("startup", name, {"clients": 1, "nodes": 10}, warm_starts=warm_starts),)
 
 
 WORKLOADS = {

@@ -54,6 +54,11 @@ def _draw(axes: Any, workload: str, chart: Chart) -> None:
         axes.invert_yaxis()
         return
     for line in chart.lines:
-        axes.plot([at + 1 for at, _ in line.values], [value for _, value in line.values], label=line.label)
-    axes.set_ylim(bottom=0)
+        x = [at + (not chart.names) for at, _ in line.values]  # rounds are counted from 1
+        axes.plot(x, [value for _, value in line.values], label=line.label, marker="o" if chart.names else "")
+    if chart.names:
+        axes.set_yscale("log")
+        axes.set_xticks(range(len(chart.names)), [textwrap.fill(n, 16) for n in chart.names], fontsize=7)
+    else:
+        axes.set_ylim(bottom=0)
     axes.legend(fontsize=7)

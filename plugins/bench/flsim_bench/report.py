@@ -53,6 +53,8 @@ class Cell:
     workload: str
     case: str
     subject: str
+    group: str = ""
+    """As of :class:`~flsim_bench.catalogue.Case`."""
     values: dict[str, list[float]] = field(default_factory=dict)
     """By measure, one value a repetition: the median of its rounds."""
     series: dict[str, list[float]] = field(default_factory=dict)

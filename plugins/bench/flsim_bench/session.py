@@ -65,7 +65,7 @@ class Session:
     def _cell(self, turn: Turn) -> Cell:
         cell = self.report.cell(turn.workload.name, turn.case.name, turn.subject.label)
         if cell is None:
-            cell = Cell(turn.workload.name, turn.case.name, turn.subject.label)
+            cell = Cell(turn.workload.name, turn.case.name, turn.subject.label, turn.case.group)
             self.report.cells.append(cell)
         return cell
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flsim_bench.catalogue import REFERENCES, SCALES, WORKLOADS
-from flsim_bench.charts import POINTS, thinned
+from flsim_bench.charts import POINTS, charts, thinned
 from flsim_bench.conditions import Conditions
 from flsim_bench.outputs import Outputs
 from flsim_bench.page import page
@@ -32,9 +32,10 @@ def report() -> Report:
     made = Report(Conditions.here([]), "tiny", 3, 2, list(SUBJECTS), left_out={"bare dask": "it is not installed"})
     rates = [[100.0, 300.0, 200.0], [50.0, 60.0, 40.0], [400.0, 500.0, 300.0], [100.0, 100.0, 100.0], [2.0, 2.0, 2.0]]
     for subject, values in zip(SUBJECTS, rates, strict=True):
-        made.cells.append(Cell("noop", "20 & more", subject.label, {"throughput": values}))
+        made.cells.append(Cell("noop", "20 & more", subject.label, "", {"throughput": values}))
         series = {"round": [v / 10 for v in values]}
-        made.cells.append(Cell("fleet", "some of many", subject.label, {"round": values}, series))
+        made.cells.append(Cell("fleet", "some of many", subject.label, "nodes", {"round": values}, series))
+        made.cells.append(Cell("fleet", "some of more", subject.label, "nodes", {"round": [10 * v for v in values]}))
     made.cells.append(Cell("echo", "1 kB", "loky", error="it did not end within 2 s"))
     return made
 
@@ -169,6 +170,17 @@ def test_numbers_have_about_three_figures() -> None:
         15151.5: "15,152",
     }
     assert {v: number(v) for v in shown} == shown
+
+
+def test_cases_of_one_group_are_drawn_along_their_size(report: Report) -> None:
+    (along,) = (c for c in charts(report, WORKLOADS["fleet"]) if c.names)
+    assert along.title == "nodes: a round"
+    assert along.names == ("some of many", "some of more")
+    assert (along.bottom, along.top) == ("1", "10,000")
+    loky = along.lines[0]
+    assert loky.values == ((0, 200.0), (1, 2000.0))
+    assert [x for x, _ in loky.points] == [0.0, 100.0]
+    assert loky.points[0][1] - loky.points[1][1] == pytest.approx(25)  # one of four powers of ten
 
 
 def test_a_long_series_is_thinned_to_its_peaks() -> None:
