@@ -59,7 +59,7 @@ def _subject(label: str, backend: Registered, given: Mapping[str, Any], workers:
     spec = backend.spec
     options = dict(given)
     if "cpus" in {f.name for f in fields(spec.options)}:
-        options = {"cpus": float(workers), **given}
+        options = {"cpus": workers, **given}
     try:
         make_options(spec, options)
     except ConfigError:  # a cluster that runs has its own workers, or the user is wrong

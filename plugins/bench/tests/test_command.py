@@ -43,7 +43,7 @@ def test_it_measures_shows_and_writes_and_shows_again_what_it_wrote(tmp_path: Pa
         (case, subject) for case in ("20 of 20 nodes", "one at a time") for subject in ("serial", "twice", "bare pool")
     }
     assert [len(v) for c in report["cells"] for v in c["values"].values()] == [2] * 6
-    assert [s["options"] for s in report["subjects"]] == [{"cpus": 2.0}, {"cpus": 1}, {}]
+    assert [s["options"] for s in report["subjects"]] == [{"cpus": 2}, {"cpus": 1}, {}]
     assert "bench noop --scale tiny" in report["conditions"]["command"]
     assert "20 of 20 nodes" in files[1].read_text()
 

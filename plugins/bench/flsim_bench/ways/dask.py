@@ -1,3 +1,4 @@
+# mypy: untyped-calls-exclude="distributed"
 """Dask without an engine: tasks of many messages on a plain cluster of this host, arrays from worker to client."""
 
 from __future__ import annotations
