@@ -100,24 +100,26 @@ KEYS: Mapping[str, tuple[str, str, str]] = {
     "server": ("str", "must be given", 'the ServerApp, as `"package.module:name"`'),
     "client": ("str", "must be given", "the ClientApp, or what makes one when it is called with a Context"),
     "nodes": ("int", "must be given", "how many virtual nodes run the client"),
+    "time_limit": ("float", "none", "seconds that one message may run: [limits](limits.md#what-may-take-how-long)"),
     "seed": ("int", "drawn, and shown", "makes the run repeatable"),
     "backend": ("str", "loky where it is installed, else serial", "where ClientApps run"),
     "resources": ("table", "one cpu", "what one ClientApp needs: [resources](#resources)"),
     "config": ("table", "empty", "`context.run_config`: [config](#config)"),
     "backends": ("table", "empty", "options by backend: [backends](#backends)"),
-    "kinds": ("tables", "one kind", "in place of `client`, `nodes` and `resources`: [kinds](#kinds)"),
+    "kinds": ("tables", "one kind", "in place of `client`, `nodes`, `time_limit` and `resources`: [kinds](#kinds)"),
 }
 KIND: Mapping[str, tuple[str, str, str]] = {
     "name": ("str", "must be given", "what `grid.get_node_ids(kind)` takes"),
     "client": KEYS["client"],
     "nodes": ("int", "must be given", "how many virtual nodes are of this kind"),
+    "time_limit": KEYS["time_limit"],
     "resources": KEYS["resources"],
     "config": ("table", "empty", "what `context.node_config` of these nodes holds beside its own two keys"),
 }
 RESOURCES: Mapping[str, tuple[str, str]] = {
     "cpus": ("float", "cpus; a fraction shares one. BLAS and OpenMP get as many threads, at least one"),
     "gpus": ("float", "gpus; below 1 a share of one device, else a whole number of them"),
-    "memory": ("int or str", 'bytes, or a size such as `"2GiB"`; 0: not booked'),
+    "memory": ("int or str", 'bytes, or a size such as `"2GiB"`, that it may hold; 0: not booked'),
     "custom": ("table", "amounts of what else places have, by name"),
 }
 

@@ -192,9 +192,8 @@ def run_lease(frames: Frames) -> Frames:
     kind, seed = job.kinds[terms.kind], terms.generators != Generators.LEAVE
     out: list[Buffer] = []
     outcomes = []
-    with around_lease(kind.resources.threads, restore=terms.generators == Generators.SEED_AND_RESTORE) as printed:
-    restore = generators == Generators.SEED_AND_RESTORE
-    with around_lease(job.kinds[kind].threads, restore=restore) as printed, refused_in_workers():
+    restore = terms.generators == Generators.SEED_AND_RESTORE
+    with around_lease(kind.resources.threads, restore=restore) as printed, refused_in_workers():
         for message in messages:
             with contextlib.nullcontext() if box is None else _limits(kind, box, terms.lease, message[0]):
                 outcome = _answer(job, kind, seed, message, contents, buffers, out)

@@ -6,8 +6,8 @@ import typer
 
 from flsim.cli.backends import backends
 from flsim.cli.check import check
-from flsim.cli.plugins import plugins
 from flsim.cli.new import new
+from flsim.cli.plugins import plugins
 from flsim.cli.run import run
 
 app = typer.Typer(

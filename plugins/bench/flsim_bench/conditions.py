@@ -12,7 +12,7 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
-from flsim.resources import host_cpus, host_memory
+from flsim.host import host_cpus, host_memory
 
 ALWAYS = ("flsim-engine", "flsim-bench", "numpy", "cloudpickle")
 
@@ -22,7 +22,7 @@ class Conditions:
     """What figures depend on, beside what is measured."""
 
     cpu: str
-    cores: int
+    cores: float
     """That this process may use."""
     memory: int
     """Bytes."""
@@ -53,7 +53,7 @@ class Conditions:
     def lines(self) -> list[tuple[str, str]]:
         """What they are and how they are called, as text."""
         return [
-            ("cpu", f"{self.cpu}, {self.cores} usable"),
+            ("cpu", f"{self.cpu}, {self.cores:g} usable"),
             ("memory", f"{self.memory / 2**30:.1f} GiB"),
             ("system", self.system),
             ("Python", self.python),
