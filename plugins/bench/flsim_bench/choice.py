@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from flsim.backend import BackendSpec
 from flsim.errors import ConfigError, UnknownName
 from flsim.options import make_options, parse_assignments
 from flsim.plugins import Plugins, Registered
@@ -52,11 +53,11 @@ def choose_backends(plugins: Plugins, asked: Sequence[str], options: Sequence[st
         if label not in chosen:
             raise UnknownName("backend", label, chosen, "It is named in -o.")
         given[label][option] = value
-    return [_subject(label, b, given[label], workers) for label, b in chosen.items()]
+    return [backend_subject(label, b.spec, given[label], workers) for label, b in chosen.items()]
 
 
-def _subject(label: str, backend: Registered, given: Mapping[str, Any], workers: int) -> Subject:
-    spec = backend.spec
+def backend_subject(label: str, spec: BackendSpec, given: Mapping[str, Any], workers: int) -> Subject:
+    """A backend with these options, and as many cpus as workers where they leave that open. Raises InputError."""
     options = dict(given)
     if "cpus" in {f.name for f in fields(spec.options)}:
         options = {"cpus": workers, **given}

@@ -7,18 +7,21 @@ import os
 import signal
 import subprocess
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flsim.backend import BackendSpec
 from flsim.errors import ConfigError
 from flsim.folder import HeldFolder
 from flsim.plugins import Plugins
 from flsim.testing import watch
 from flsim.testing.watch import alive, children, until
-from flsim_bench.choice import check_flower
+from flsim_bench.choice import backend_subject, check_flower
 from flsim_bench.outputs import Outputs
+from flsim_bench.report import Subject
 
 FLSIM = Path(sysconfig.get_path("scripts"), "flsim")
 INSTALLED = {b.spec.name for b in Plugins().backends() if not b.missing}
@@ -91,6 +94,30 @@ def test_wrong_usage_is_refused_before_anything_runs(args: list[str], said: str)
     assert done.returncode == 2
     assert said in done.stderr
     assert not done.stdout
+
+
+@dataclass(frozen=True)
+class Joins:
+    """Options of a backend that starts a cluster or joins one."""
+
+    cpus: float | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.cpus is not None and self.address is not None:
+            raise ConfigError("cpus are for a cluster of this host")
+
+
+def test_a_cluster_that_runs_keeps_its_workers_and_has_its_librarys_reference() -> None:
+    spec = BackendSpec("theirs", "a stranger's", "theirs:Backend", Joins, frozenset(), requires=("other", "ray"))
+    assert backend_subject("theirs", spec, {}, 2).options == {"cpus": 2}
+    assert backend_subject("theirs", spec, {"cpus": 4}, 2).options == {"cpus": 4}
+    joined = backend_subject("joined", spec, {"address": "127.0.0.1:6379"}, 2)
+    assert joined == Subject(
+        "joined", "backend", "engine", "theirs", {"address": "127.0.0.1:6379"}, own_reference="bare ray"
+    )
+    with pytest.raises(ConfigError, match="cpus are for a cluster of this host"):
+        backend_subject("theirs", spec, {"address": "127.0.0.1:6379", "cpus": 1}, 2)
 
 
 def test_a_python_without_flower_is_told_what_to_install(tmp_path: Path) -> None:
