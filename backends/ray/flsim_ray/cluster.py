@@ -107,7 +107,8 @@ def _of_this_host(options: RayOptions, folder: Path) -> Iterator[None]:
                     "RAY_AUTH_TOKEN_PATH": str(token),
                     "RAY_AUTH_TOKEN": None,  # it would be taken for ours
                     "RAY_USAGE_STATS_ENABLED": "0",
-                    "CUDA_VISIBLE_DEVICES": ",".join(options.devices()),  # of which Ray gives to each task its own
+                    "CUDA_VISIBLE_DEVICES": ",".join(options.devices()),  # of which Ray gives to each task its own …
+                    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # … and none to one that needs none
                 },
                 address="local",
                 num_cpus=int(resources.cpus),

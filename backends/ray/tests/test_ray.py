@@ -396,6 +396,15 @@ def test_where_there_are_several_gpus_a_process_never_moves_from_one_to_another(
     assert len(seen) == 3
 
 
+def test_a_clientapp_that_needs_no_gpu_sees_none(tmp_path: Path) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        asked = plan(seconds=0.0, folder=str(tmp_path))
+        grid.send_and_receive(Message(asked, n, "query.hold") for n in grid.get_node_ids())
+
+    run(main, nodes=2, cpus=1, gpus=1)
+    assert [call["gpus"] for call in held(tmp_path)] == ["", ""]
+
+
 STRANGER = """
 import sys, ray
 try:
