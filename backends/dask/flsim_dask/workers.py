@@ -55,6 +55,7 @@ class Workers:
         self._broken: BackendBroken | None = None
         self._stale = False
         self._looking = False
+        self._replacing: list[asyncio.Task[None]] = []
         connection.call(self._open())
 
     # ---- for the engine's thread
@@ -115,10 +116,11 @@ class Workers:
         if worker.nanny:  # else nobody would
             worker.aborted = True
             self._publish()
-            self._connection.spawn(self._kill(worker.address))
+            self._replacing.append(self._connection.spawn(self._kill(worker.address)))
 
     async def _kill(self, address: str) -> None:
-        with contextlib.suppress(KeyError):  # the scheduler does not know it any more
+        # The scheduler does not know it any more; or is gone itself, which is said elsewhere.
+        with contextlib.suppress(KeyError, OSError):
             await self._client.run(in_worker.kill, address, workers=[address], nanny=True, on_error="ignore")
 
     async def _has_begun(self, lease: Lease) -> bool:
@@ -139,6 +141,7 @@ class Workers:
 
     async def _close(self) -> None:
         self._watcher.cancel()
+        await asyncio.gather(*self._replacing)
         for worker in self._workers.values():
             self._leases.end_all(worker, WorkerLost(Cause.ABORTED, "the run is over"))
         self._leases.close()
