@@ -189,10 +189,12 @@ def test_a_command_that_two_plugins_claim_stays_with_the_first(install: Install)
 
 
 def test_commands_of_plugins_leave_the_engines_own_app_as_it_is(install: Install) -> None:
-    before = len(commands.registered_commands)
-    whole = with_commands(commands, install(COMMANDS))
-    assert isinstance(whole, typer.Typer)
-    assert (len(whole.registered_commands), len(commands.registered_commands)) == (before + 1, before)
+    def count(app: object) -> int:
+        assert isinstance(app, typer.Typer)
+        return len(app.registered_commands)
+
+    own, others = count(commands), count(with_commands(commands, Plugins()))
+    assert (count(with_commands(commands, install(COMMANDS))), count(commands)) == (others + 1, own)
 
 
 def test_a_plugin_whose_commands_fail_still_offers_its_backend(install: Install) -> None:
