@@ -9,15 +9,17 @@ reach, the same goes to the worker's stderr.
 from __future__ import annotations
 
 import faulthandler
+import mmap
 import os
+import struct
 import tempfile
 from pathlib import Path
 
 from flsim.envelope import clean
 from flsim.errors import Cause, WorkerLost
 
-HEAD = 96
-"""Bytes at the beginning of the file that are written over: the lease, the message, and the memory held at most."""
+HEAD = struct.Struct("=QQQ")
+"""The beginning of the file, which is written over: the lease, the message, and the bytes of memory held at most."""
 
 WORDS = 16 * 1024
 """Bytes read of what follows."""
@@ -38,21 +40,22 @@ class BlackBox:
         self.kept = os.access(folder, os.W_OK | os.X_OK)
         """Whether the driver will find the file."""
         self._fd = 2
-        self._at = b""
+        self._head: mmap.mmap | bytearray = bytearray(HEAD.size)
+        self._at = 0, 0
         if self.kept:
             self._fd = tempfile.mkstemp(prefix="worker-", dir=folder)[0]
-            os.lseek(self._fd, HEAD, os.SEEK_SET)
+            os.write(self._fd, self._head)  # so that there is room for it; words follow
+            self._head = mmap.mmap(self._fd, HEAD.size)  # it is written for each message, and so without a call
         faulthandler.enable(self._fd)
 
     def at(self, lease: int, message: int = 0) -> None:
         """Say what this process is at: which lease, and which of its messages."""
-        self._at = b"%d %d " % (lease, message)
-        self.held(0)
+        self._at = lease, message
+        HEAD.pack_into(self._head, 0, lease, message, 0)
 
     def held(self, peak: int) -> None:
         """Say how many bytes this message has held at most, as far as it was looked at."""
-        if self.kept:
-            os.pwrite(self._fd, (self._at + b"%d" % peak).ljust(HEAD), 0)
+        HEAD.pack_into(self._head, 0, *self._at, peak)
 
     def end_after(self, seconds: float) -> None:
         """End this process with its stack in the file, unless :meth:`go_on` comes first. Needs no GIL."""
@@ -69,7 +72,8 @@ class BlackBox:
 
     def close(self) -> None:
         """Write no more to it."""
-        if self.kept:
+        if isinstance(self._head, mmap.mmap):
+            self._head.close()
             os.close(self._fd)
 
 
@@ -132,10 +136,10 @@ class BlackBoxes:
         """The box of the worker that was at this lease: the memory it held at most, and the words in it."""
         for file in self.folder.glob("worker-*"):
             with file.open("rb") as f:
-                at = f.read(HEAD).split()
-                if at and int(at[0]) == lease:
+                head = f.read(HEAD.size)
+                if len(head) == HEAD.size and HEAD.unpack(head)[0] == lease:
                     file.unlink()
-                    return int(at[2]), clean(f.read(WORDS).decode(errors="replace"), WORDS)
+                    return HEAD.unpack(head)[2], clean(f.read(WORDS).decode(errors="replace"), WORDS)
         return None
 
 

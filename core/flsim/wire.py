@@ -57,9 +57,9 @@ class Outcome(NamedTuple):
     """Seconds, by the worker's clock, as are the next two."""
     execute: float
     encode: float
-    peak_memory: int
-    """Bytes that its process has held in memory at most until then, what it shares with others included."""
     printed: str
+    peak_memory: int
+    """Bytes that its process has held in memory at most by the end of its lease, shared memory included."""
 
 
 class Terms(NamedTuple):
@@ -122,6 +122,8 @@ class Reply(NamedTuple):
     """Whether it keeps its black box where the driver reads it."""
     outgrown: str
     """Why it is to be replaced, where it is."""
+    peak_memory: int
+    """Bytes that its process has held in memory at most."""
     what: Any
 
     def encoded(self, buffers: list[Buffer]) -> Frames:
@@ -131,7 +133,7 @@ class Reply(NamedTuple):
 
 def reply(status: str, what: Any, *, boxed: bool = False) -> Frames:
     """What a worker sends back when it has not run a lease."""
-    return Reply(status, worker_name(), boxed, "", what).encoded([])
+    return Reply(status, worker_name(), boxed, "", 0, what).encoded([])
 
 
 def unpack_reply(frames: Frames) -> Reply:
@@ -161,12 +163,15 @@ def outcomes_of(reply: Reply, buffers: Sequence[Buffer]) -> list[Outcome]:
     made = []
     for id_, error, content, state, *rest in reply.what:
         made.append(
-            Outcome(
-                id_,
-                None if error is None else Error(*error),
-                EMPTY if content is None else _blob(content, buffers),
-                None if state is None else _blob(state, buffers),
-                *rest,
+            Outcome._make(
+                (
+                    id_,
+                    None if error is None else Error(*error),
+                    EMPTY if content is None else _blob(content, buffers),
+                    None if state is None else _blob(state, buffers),
+                    *rest,
+                    reply.peak_memory,
+                )
             )
         )
     return made

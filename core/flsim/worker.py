@@ -195,17 +195,27 @@ def run_lease(frames: Frames) -> Frames:
     restore = terms.generators == Generators.SEED_AND_RESTORE
     with around_lease(kind.resources.threads, restore=restore) as printed, refused_in_workers():
         for message in messages:
-            with contextlib.nullcontext() if box is None else _limits(kind, box, terms.lease, message[0]):
+            if box is None:
                 outcome = _answer(job, kind, seed, message, contents, buffers, out)
-            outcomes.append((*outcome, _peak_memory(), printed()))
+            else:
+                box.at(terms.lease, message[0])
+                with _limits(kind, box):
+                    outcome = _answer(job, kind, seed, message, contents, buffers, out)
+            outcomes.append((*outcome, printed()))
     outgrown = "" if box is None else guard.outgrown(kind.memory, kind.resources.cpus)
-    return Reply(DONE, worker_name(), boxed, outgrown, outcomes).encoded(out)
+    return Reply(DONE, worker_name(), boxed, outgrown, _peak_memory(), outcomes).encoded(out)
+
+
+_NO_LIMITS = contextlib.nullcontext()
+
+
+def _limits(kind: JobKind, box: BlackBox) -> contextlib.AbstractContextManager[None]:
+    """Hold one message to what its kind may take of time and memory: what exceeds it ends this process."""
+    return _limited(kind, box) if kind.memory or kind.time_limit is not None else _NO_LIMITS
 
 
 @contextlib.contextmanager
-def _limits(kind: JobKind, box: BlackBox, lease: int, message: int) -> Iterator[None]:
-    """Hold one message to what its kind may take of time and memory: what exceeds it ends this process."""
-    box.at(lease, message)
+def _limited(kind: JobKind, box: BlackBox) -> Iterator[None]:
     if kind.memory:
         guard.memory_guard().begin(box, kind.memory)
     if kind.time_limit is not None:
@@ -235,7 +245,7 @@ def _answer(
     buffers: list[Buffer],
     out: list[Buffer],
 ) -> tuple[Any, ...]:
-    """One message: decoded, executed, encoded. The order of the result is Outcome's, less its last two."""
+    """One message: decoded, executed, encoded. The order of the result is Outcome's, less ``printed``."""
     id_, node, k, type_, group_id, created_at, ttl, content_at, state_at = packed
     clock = time.perf_counter
     begun = clock()
