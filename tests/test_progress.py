@@ -43,7 +43,11 @@ STARTED = RunStarted("app", "serial", ("here: 1 cpu",), slots=2, nodes=10, seed=
 def returned(*errors: Error | None, lease: int | None = None, printed: str = "") -> Returned:
     """As many messages as ``errors`` ended, to nodes 2 and so on."""
     ended: list[Any] = [
-        (SimpleNamespace(id=i, node=2 + i, type="train"), e, SimpleNamespace(execute=0.1, printed=printed))
+        (
+            SimpleNamespace(id=i, node=2 + i, type="train"),
+            e,
+            SimpleNamespace(execute=0.1, printed=printed, peak_memory=0),
+        )
         for i, e in enumerate(errors)
     ]
     return Returned("host:1", ended, lease)
