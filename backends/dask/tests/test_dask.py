@@ -34,8 +34,9 @@ from flsim.message import Message
 from flsim.options import make_options
 from flsim.records import ConfigRecord, RecordDict
 from flsim.resources import Resources
-from flsim.testing import BackendContract, Desk, Subject
+from flsim.testing import CHECKS, BackendContract, Desk, Subject
 from flsim.testing.apps import client, held, notes
+from flsim.testing.checks import Check
 from flsim.testing.watch import alive, children, command, kill, listening, until
 from flsim_serial.plugin import flsim_backends as serial
 
@@ -47,10 +48,34 @@ if TYPE_CHECKING:
 LOCAL = Subject(SPEC, {"cpus": 3}, variants=[{"cpus": 1}])
 
 
-class TestLocalContract(BackendContract):
+ON_THIS_HOST = {  # checks that come to something else there than on a cluster that is joined
+    "no_place_has_more_than_the_options_give",
+    "a_custom_resource_is_never_given_out_twice",
+    "a_message_that_takes_more_memory_than_it_may_ends_its_worker",
+    "a_clientapp_sees_the_gpus_that_it_has_and_no_others",
+    "blas_has_the_threads_of_the_need",
+    "stop_may_be_called_twice_and_leaves_no_thread_and_no_process",
+    "stop_ends_the_workers_also_at_work",
+    "abort_ends_a_lease_and_its_worker_is_replaced",
+    "what_start_started_ends_with_a_driver_that_is_killed",
+    "a_worker_that_grows_is_replaced_between_messages",
+    "the_result_is_that_of_any_number_of_workers",
+    "deaths_do_not_change_the_result",
+    "nothing_listens_beyond_this_host",
+}
+
+
+NAMED = {check.name: check for check in CHECKS}
+
+
+class TestContractOnThisHost(BackendContract):
     @pytest.fixture
     def subject(self) -> Subject:
         return LOCAL
+
+    @pytest.mark.parametrize("check", [pytest.param(NAMED[name], id=name) for name in sorted(ON_THIS_HOST)])
+    def test_clause(self, subject: Subject, check: Check) -> None:
+        super().test_clause(subject, check)
 
 
 class TestJoinedContract(BackendContract):

@@ -335,11 +335,11 @@ def a_clientapp_sees_the_gpus_that_it_has_and_no_others(subject: Subject) -> Non
     if subject.options.get("gpus") is None:
         return  # a cluster that is joined has what it has
     kinds = [
-        Kind("shared", client, 6, Resources(cpus=0.25, gpus=0.5), {"share": 0.5}),
-        Kind("whole", client, 3, Resources(cpus=0.25, gpus=1), {"share": 1}),
+        Kind("shared", client, 4, Resources(cpus=0.25, gpus=0.5), {"share": 0.5}),
+        Kind("whole", client, 2, Resources(cpus=0.25, gpus=1), {"share": 1}),
     ]
     if "isolation" in subject.spec.honours:
-        kinds.append(Kind("none", client, 3, Resources(cpus=0.25)))
+        kinds.append(Kind("none", client, 2, Resources(cpus=0.25)))
     with _folder() as folder:
         subject.run(_hold_all, kinds=kinds, config={"folder": str(folder), "seconds": 0.1})
         calls = held(folder)
