@@ -62,14 +62,18 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The core's tests, with the backends serial and loky, and a stranger's."""
     session.install(*editable(".", "backends/loky", POOL), *tools())
-    session.run("pytest", *(session.posargs or ("tests", "backends/loky/tests", f"{POOL}/tests")))
+    # The session `docs` runs the tests of the pages, which show all backends.
+    own = ("tests", "--ignore=tests/test_docs.py", "backends/loky/tests", f"{POOL}/tests")
+    session.run("pytest", *(session.posargs or own))
 
 
 @nox.session
 def alone(session: nox.Session) -> None:
     """The core's tests in an environment without any optional backend."""
     session.install("-e", ".", *tools("scikit-learn"))
-    session.run("pytest", *(session.posargs or ("tests",)))
+    # What these files are about is the same beside other backends, and the session `tests` runs them.
+    same = ("simulation", "progress", "breakpoints", "notebook", "new", "docs")
+    session.run("pytest", *(session.posargs or ("tests", *(f"--ignore=tests/test_{name}.py" for name in same))))
 
 
 @nox.session
