@@ -7,6 +7,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,14 @@ import pytest
 
 from flsim.testing.watch import children, until
 
-__all__ = ["folder_for_temporary_files", "nothing_is_left_behind"]
+__all__ = ["ctrl_c_is_heard", "folder_for_temporary_files", "nothing_is_left_behind"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> None:
+    """A shell's background job without job control ignores SIGINT, and so would all that tests start from it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
