@@ -28,7 +28,8 @@ from flsim.plugins import Plugins
 from flsim.project import Project
 from flsim.resources import Place, Resources
 from flsim.testing import CHECKS
-from flsim.testing.apps import client, held
+from flsim.testing.apps import client, held, note, notes
+from flsim.testing.watch import alive, until
 
 Main = Callable[[Grid, Context], None]
 HOW = ["python", "c"]
@@ -100,7 +101,7 @@ def test_of_a_lease_of_several_only_what_hangs_is_ended() -> None:
     @app.query("sleepless")
     def sleepless(msg: Message, context: Context) -> Message:
         if msg.content["plan"].get("hang") == context.node_id:
-            time.sleep(600)
+            time.sleep(600)  # this is the hang
         return Message(RecordDict(), reply_to=msg)
 
     run(main, app, nodes=200, time_limit=0.5)
@@ -123,7 +124,7 @@ def test_a_worker_that_does_not_run_at_all_is_ended_by_the_driver(
             os.kill(os.getpid(), signal.SIGSTOP)
         if how == "python":
             faulthandler.cancel_dump_traceback_later()
-            time.sleep(600)
+            time.sleep(600)  # this is the hang
         return Message(RecordDict(), reply_to=msg)
 
     def main(grid: Grid, context: Context) -> None:
@@ -203,13 +204,14 @@ def test_what_takes_more_memory_than_its_kind_may_is_tried_once_more_and_then_sa
     run(main, resources={"memory": "200MiB"})
 
 
-def test_what_a_clientapp_has_started_counts_too() -> None:
+def test_what_a_clientapp_has_started_counts_too_and_is_ended_with_its_worker(tmp_path: Path) -> None:
     app = ClientApp()
 
     @app.query("spawn")
     def spawn(msg: Message, context: Context) -> Message:
-        code = "import time; kept = bytearray(b'x') * (300 * 2**20); time.sleep(30)"
+        code = "import signal; kept = bytearray(b'x') * (300 * 2**20); signal.pause()"
         with subprocess.Popen([sys.executable, "-c", code]) as child:
+            note(tmp_path, str(child.pid))
             child.wait()
         return Message(RecordDict(), reply_to=msg)
 
@@ -218,6 +220,9 @@ def test_what_a_clientapp_has_started_counts_too() -> None:
         assert reply.error.code == ErrorCode.OUT_OF_MEMORY
 
     run(main, app, nodes=1, resources={"memory": "200MiB"})
+    children = [int(pid) for pid in notes(tmp_path)]
+    assert len(children) == 2, "it is tried twice"
+    assert until(lambda: not any(map(alive, children)), 5), "a child of the ClientApp outlives its worker"
 
 
 def test_a_worker_that_something_else_kills_says_what_it_held() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -37,9 +39,9 @@ def held(pid: int | str = "self") -> int:
     return (int(resident) - int(shared)) * _PAGE
 
 
-def _held_by_all() -> int:
-    """Bytes of private memory of this process and of what it has started."""
-    total = held()
+def _started() -> list[str]:
+    """The pids of the processes that this one has started, and they in turn."""
+    started: list[str] = []
     look_at = [str(os.getpid())]
     while look_at:
         for children in _PROC.glob(f"{look_at.pop()}/task/*/children"):
@@ -47,9 +49,9 @@ def _held_by_all() -> int:
                 found = children.read_text().split()
             except OSError:  # the thread has ended
                 continue
-            total += sum(map(held, found))
+            started += found
             look_at += found
-    return total
+    return started
 
 
 class MemoryGuard:
@@ -85,11 +87,15 @@ class MemoryGuard:
         if self._watched is None:
             return
         box, limit = self._watched
-        now = _held_by_all()
+        started = _started()
+        now = held() + sum(map(held, started))
         if now > self._peak:
             self._peak = now
             box.held(now)
         if now > limit:
+            for pid in started:  # or they would keep what they hold
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(int(pid), signal.SIGKILL)
             box.end(f"{OVER_MEMORY}it held {mebibytes(now)} of memory, and may hold {mebibytes(limit)}")
 
 

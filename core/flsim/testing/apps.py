@@ -79,7 +79,7 @@ def held(folder: Path) -> list[dict[str, Any]]:
 def hang(msg: Message, context: Context) -> Message:
     """Do not return: in Python, or in C with the GIL held, so that no thread of this process runs on."""
     if plan(msg)["how"] == "python":
-        time.sleep(600)
+        time.sleep(600)  # this is the hang
     ctypes.PyDLL(None).sleep(600)
     return reply(msg)
 

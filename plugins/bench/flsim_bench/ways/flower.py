@@ -59,10 +59,10 @@ class FlowerWay(Way):
 
     def __init__(self, grid: Grid, nodes: int) -> None:
         self._grid = grid
-        self._nodes: list[int] = []
+        self._nodes = sorted(grid.get_node_ids())
         while len(self._nodes) < nodes:  # the ServerApp is called before all nodes are there
+            time.sleep(0.02)  # Flower tells nobody when they are
             self._nodes = sorted(grid.get_node_ids())
-            time.sleep(0 if len(self._nodes) >= nodes else 0.02)
 
     def noop(self, clients: Sequence[int], round: int) -> Iterable[int]:
         return (r["value"] for r in self._ask("query.noop", clients, lambda c: _config(client=c, round=round)))
