@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from flsim import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from flsim.payload import EMPTY, INLINE, Blob, Encoder, decode, encode, unencodable
+from flsim.envelope import Generators
+from flsim.errors import BackendBroken
+from flsim.payload import EMPTY, Blob, Encoder, Piece, Share, Shared, blob_of, copies, copies_but_last
+from flsim.pickling import INLINE, decode, encode, unencodable
+from flsim.wire import Packed, Terms, pack_lease
 
 LARGE = INLINE // 8
 """Elements of a float64 array that travels in a buffer of its own; one less is in the pickle."""
@@ -21,7 +27,15 @@ def arrays(*arrays: NDArray[Any]) -> RecordDict:
 
 
 def back(blob: Blob) -> Any:
-    return decode(*blob)
+    return decode(blob.pickled, [buffer for buffer in blob.buffers if not isinstance(buffer, Piece)])
+
+
+def encoded(*contents: Any) -> list[Blob]:
+    """What one push of these contents carries."""
+    encoder = Encoder()
+    for content in contents:
+        encoder.add(content)
+    return encoder.finish()
 
 
 class MadeAsNeeded:
@@ -48,23 +62,23 @@ def test_content_comes_back_equal() -> None:
             "c": ConfigRecord({"on": True, "raw": b"\0\1"}),
         }
     )
-    again = back(encode(content))
+    again = back(blob_of(content))
     assert again == content
     assert type(again) is RecordDict
 
 
 @pytest.mark.parametrize("content", [None, 3, "text", {"a": [1, 2]}, MetricRecord({"a": 1}), b"x" * 10_000], ids=repr)
 def test_the_content_may_be_anything_that_pickles(content: object) -> None:
-    assert back(encode(content)) == content
+    assert back(blob_of(content)) == content
 
 
 def test_what_only_this_script_defines_travels_by_value() -> None:
     factor = 3
-    assert back(encode(lambda x: x * factor))(4) == 12
+    assert back(blob_of(lambda x: x * factor))(4) == 12
 
 
 def test_arrays_travel_beside_the_pickle_and_small_ones_in_it() -> None:
-    blob = encode(arrays(np.zeros(LARGE), np.zeros(LARGE - 1), np.ones(LARGE)))
+    blob = blob_of(arrays(np.zeros(LARGE), np.zeros(LARGE - 1), np.ones(LARGE)))
     assert [memoryview(b).nbytes for b in blob.buffers] == [INLINE, INLINE]
     assert len(blob.pickled) < 2 * INLINE
     assert blob.nbytes == len(blob.pickled) + 2 * INLINE
@@ -92,13 +106,13 @@ def test_an_empty_state_is_no_bytes() -> None:
     ids=lambda a: f"{a.dtype.kind}{a.shape}",
 )
 def test_an_array_of_any_layout_and_dtype_comes_back_equal(array: NDArray[Any]) -> None:
-    again = back(encode(arrays(array)))["a"]["0"]
+    again = back(blob_of(arrays(array)))["a"]["0"]
     assert (again.dtype, again.shape) == (array.dtype, array.shape)
     assert np.array_equal(again, array)
 
 
 def test_decoded_arrays_are_read_only_views_of_the_buffers() -> None:
-    blob = encode(arrays(np.arange(float(LARGE))))
+    blob = blob_of(arrays(np.arange(float(LARGE))))
     again = back(blob)["a"]["0"]
     assert np.shares_memory(again, np.frombuffer(blob.buffers[0]))
     assert not again.flags.writeable
@@ -106,46 +120,73 @@ def test_decoded_arrays_are_read_only_views_of_the_buffers() -> None:
 
 def test_what_is_done_to_an_array_afterwards_is_not_seen() -> None:
     array = np.zeros(LARGE)
-    blob = Encoder().encode(arrays(array))
+    blob = blob_of(arrays(array))
     array += 1
     assert not back(blob)["a"]["0"].any()
 
 
-def test_the_buffers_can_be_put_elsewhere_by_who_encodes() -> None:
-    placed: list[bytearray] = []
+# ---- large bytes, and tensors
 
-    def place(raw: memoryview) -> bytearray:
-        placed.append(bytearray(raw))
-        return placed[-1]
 
-    blob = encode(arrays(np.ones(LARGE)), place)
-    assert blob.buffers[0] is placed[0]
-    assert back(blob)["a"]["0"].sum() == LARGE
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict({"c": ConfigRecord({"raw": b"x" * INLINE, "n": 1})}),
+        RecordDict({"c": ConfigRecord({"raws": [b"x" * INLINE, b"y" * INLINE, b"z"]})}),
+        {"raw": b"x" * INLINE, "deep": [(b"y" * 2 * INLINE, np.arange(float(LARGE)))]},
+        b"x" * INLINE,
+    ],
+    ids=["a value", "a list", "anything", "alone"],
+)
+def test_large_bytes_travel_beside_the_pickle(content: Any) -> None:
+    blob = blob_of(content)
+    assert len(blob.pickled) < INLINE
+    assert repr(back(blob)) == repr(content)
+
+
+def test_large_bytes_are_not_copied_where_they_are_encoded() -> None:
+    raw = bytes(INLINE)
+    assert blob_of({"raw": raw}).buffers[0] is raw
+
+
+def test_the_same_bytes_in_one_content_travel_once() -> None:
+    raw = bytes(INLINE)
+    blob = blob_of([raw, raw])
+    assert len(blob.buffers) == 1
+    assert back(blob) == [raw, raw]
+
+
+def test_large_bytes_that_come_in_memory_of_another_kind_are_bytes_again() -> None:
+    pickled, beside = encode({"raw": b"x" * INLINE})
+    assert decode(pickled, [memoryview(bytearray(beside[0]))]) == {"raw": b"x" * INLINE}
+
+
+def test_a_function_whose_constants_are_large_bytes_travels_by_value() -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(f"def answer():\n    return {b'x' * INLINE!r}", names)
+    assert back(blob_of(names["answer"]))() == b"x" * INLINE
 
 
 # ---- one push
 
 
 def test_content_that_many_messages_carry_is_encoded_once() -> None:
-    encoder = Encoder()
     content = arrays(np.zeros(LARGE))
-    assert encoder.encode(content) is encoder.encode(content)
+    one, other = encoded(content, content)
+    assert one is other
 
 
 def test_equal_content_that_is_not_the_same_is_encoded_by_itself() -> None:
-    encoder = Encoder()
-    one, other = encoder.encode(arrays(np.zeros(LARGE))), encoder.encode(arrays(np.zeros(LARGE)))
+    one, other = encoded(arrays(np.zeros(LARGE)), arrays(np.zeros(LARGE)))
     assert one.buffers[0] is not other.buffers[0]
 
 
 def test_an_array_that_different_contents_carry_is_copied_once() -> None:
-    encoder = Encoder()
     weights = np.arange(float(LARGE))
-    blobs = []
-    for node in range(3):
-        content = arrays(weights)
+    contents = [arrays(weights) for _ in range(3)]
+    for node, content in enumerate(contents):
         content["c"] = ConfigRecord({"node": node})
-        blobs.append(encoder.encode(content))
+    blobs = encoded(*contents)
     assert len({id(b.buffers[0]) for b in blobs}) == 1
     assert [back(b)["c"]["node"] for b in blobs] == [0, 1, 2]
 
@@ -153,7 +194,7 @@ def test_an_array_that_different_contents_carry_is_copied_once() -> None:
 def test_views_of_one_array_keep_their_own_shape_dtype_and_part() -> None:
     base = np.arange(2.0 * LARGE)
     views = [base, base[:LARGE], base[LARGE:], base.reshape(2, -1), base.view(np.int64), base.reshape(2, -1).T]
-    again = back(Encoder().encode(arrays(*views)))["a"]
+    again = back(blob_of(arrays(*views)))["a"]
     for array, view in zip(again.values(), views, strict=True):
         assert (array.shape, array.dtype) == (view.shape, view.dtype)
         assert np.array_equal(array, view)
@@ -161,14 +202,114 @@ def test_views_of_one_array_keep_their_own_shape_dtype_and_part() -> None:
 
 def test_contents_that_live_no_longer_than_their_message_are_not_mixed_up() -> None:
     encoder = Encoder()
-    blobs = [encoder.encode(arrays(np.full(LARGE, float(i)))) for i in range(50)]
-    assert [back(b)["a"]["0"][0] for b in blobs] == list(range(50))
+    for i in range(50):
+        encoder.add(arrays(np.full(LARGE, float(i))))
+    assert [back(b)["a"]["0"][0] for b in encoder.finish()] == list(range(50))
 
 
 def test_arrays_that_live_no_longer_than_the_encoding_are_not_mixed_up() -> None:
     encoder = Encoder()
-    blobs = [encoder.encode(MadeAsNeeded(i)) for i in range(50)]
-    assert [back(b)[0] for b in blobs] == list(range(50))
+    for i in range(50):
+        encoder.add(MadeAsNeeded(i))
+    assert [back(b)[0] for b in encoder.finish()] == list(range(50))
+
+
+# ---- what is shared
+
+
+class Store:
+    """A backend's ``share``, and what it was given."""
+
+    def __init__(self, most: int = 100) -> None:
+        self.given: list[tuple[list[bytes], int]] = []
+        self.closed = 0
+        self._most = most
+
+    def __call__(self, buffers: Sequence[memoryview], messages: int) -> Shared | None:
+        if len(self.given) == self._most:
+            raise BackendBroken("full")
+        self.given.append(([bytes(b) for b in buffers], messages))
+        return InStore(self)
+
+
+class InStore(Shared):
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def close(self) -> None:
+        self._store.closed += 1
+
+
+def shared(store: Share, *contents: Any) -> list[Blob]:
+    encoder = Encoder()
+    for content in contents:
+        encoder.add(content)
+    return encoder.finish(store)
+
+
+def test_what_the_same_messages_carry_is_shared_together_once() -> None:
+    one, two, own = np.zeros(LARGE), np.ones(LARGE), np.full(LARGE, 2.0)
+    store = Store()
+    both, other = shared(store, arrays(one, two), arrays(two, one, own))
+    assert [(len(buffers), messages) for buffers, messages in store.given] == [(2, 2), (1, 1)]
+    pieces = [p for p in other.buffers if isinstance(p, Piece)]
+    assert [(p.carried is both.carried[0], p.at, p.nbytes) for p in pieces] == [
+        (True, 1, INLINE),
+        (True, 0, INLINE),
+        (False, 0, INLINE),
+    ]
+    assert other.nbytes == len(other.pickled) + 3 * INLINE
+
+
+def test_it_is_known_how_many_messages_carry_it() -> None:
+    content, store = arrays(np.zeros(LARGE)), Store()
+    shared(store, content, content, arrays(*content["a"].values()))
+    assert [messages for _, messages in store.given] == [3]
+
+
+def test_what_a_backend_does_not_share_is_copied() -> None:
+    array = np.zeros(LARGE)
+    (blob,) = shared(lambda buffers, messages: None, arrays(array))
+    array += 1
+    assert not back(blob)["a"]["0"].any()
+
+
+def test_where_there_is_no_room_for_all_nothing_stays_shared() -> None:
+    store = Store(most=2)
+    with pytest.raises(BackendBroken, match="full"):
+        shared(store, *(arrays(np.full(LARGE, float(i))) for i in range(3)))
+    assert store.closed == 2
+
+
+def test_what_is_shared_has_its_buffers_counted_in_a_lease() -> None:
+    """Where the buffers of a lease are is counted as ``run_lease`` gets them, each shared one in its place."""
+    model = [np.zeros(LARGE), np.ones(LARGE)]
+    blobs = shared(Store(), arrays(*model), arrays(*model, np.full(LARGE, 2.0)))
+    state = blob_of(arrays(np.full(LARGE, 3.0)))
+    packed = [Packed(i, 2 + i, 0, "train", "", 0.0, None, blob, state) for i, blob in enumerate(blobs)]
+    frames = pack_lease(packed, Terms(1, "", b"", 0, Generators.LEAVE))
+    _, _, count, contents, messages = pickle.loads(frames.header)
+    assert [type(b) for b in frames.buffers] == [InStore, bytes, InStore]
+    assert count == 4
+    assert [contents[at][1] for message in messages for at in message[-2:]] == [(0, 1), (2,), (0, 1, 3), (2,)]
+
+
+# ---- what a worker keeps
+
+
+def test_a_reply_is_kept_as_it_is_then() -> None:
+    array = np.zeros(LARGE)
+    raw = memoryview(array).cast("B")
+    kept = [copies([raw], last=True)[0], copies_but_last([raw], last=False)[0], copies_but_last([raw], last=True)[0]]
+    array += 1
+    assert [bool(np.frombuffer(b).any()) for b in kept] == [False, False, True]
+
+
+def test_a_state_in_memory_of_its_own_does_not_hold_what_came_with_it() -> None:
+    everything = memoryview(bytes(3 * INLINE))
+    blob = Blob(b"", (everything[:INLINE],))
+    assert blob.own().buffers == (bytes(INLINE),)
+    assert type(blob.own().buffers[0]) is bytes
 
 
 # ---- what cannot be encoded
@@ -177,8 +318,9 @@ def test_arrays_that_live_no_longer_than_the_encoding_are_not_mixed_up() -> None
 def test_what_cannot_be_encoded_raises_its_own_error_and_leaves_the_encoder_usable() -> None:
     encoder = Encoder()
     with pytest.raises(RuntimeError, match="not me"):
-        encoder.encode({"x": Unwilling()})
-    assert back(encoder.encode({"x": 1})) == {"x": 1}
+        encoder.add({"x": Unwilling()})
+    encoder.add({"x": 1})
+    assert [back(b) for b in encoder.finish()] == [{"x": 1}]
 
 
 def test_the_key_that_cannot_be_encoded_is_named_with_its_type_and_the_error() -> None:

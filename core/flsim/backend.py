@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from flsim.errors import BackendUnavailable, ConfigError
 from flsim.host import host_cpus, host_gpus, host_memory
-from flsim.payload import Frames
+from flsim.payload import Frames, Shared
 from flsim.resources import Place, Resources, parse_bytes
 
 HONOURS = frozenset({"cpus", "gpus", "memory", "custom", "isolation", "abort", "hosts"})
@@ -47,7 +47,7 @@ class Backend(ABC):
     admission, retries, seeds, clocks, ``flsim run --backend NAME`` with your options, and the test suite.
 
     A backend is made with an instance of its options dataclass and starts nothing before ``start``. All of its
-    methods are called from one thread, the engine's.
+    methods but ``share`` are called from one thread, the engine's.
     """
 
     def __init__(self, options: Any) -> None:  # noqa: B027  # what there is to take differs
@@ -89,6 +89,26 @@ class Backend(ABC):
         """Kill the worker that has this lease and replace it: the future fails with WorkerLost (*aborted*).
         Does nothing to a future that is done. Only for backends that honour *abort*."""
         raise NotImplementedError(f"{type(self).__name__} does not honour abort")
+
+    def share(self, buffers: Sequence[memoryview], messages: int) -> Shared | None:
+        """Put buffers where every worker reaches them, so that they move once and not with each lease.
+
+        The Shared that is returned comes back among the buffers of the leases whose messages carry them, and is
+        closed when the last of these has ended. It outlives any worker: what was lost with one is sent again, at no
+        message's cost. Called when messages are pushed, in whichever thread of the ServerApp, between ``start`` and
+        ``stop`` or a moment later.
+
+        Args:
+            buffers: flat bytes, of 4,096 bytes or more each, that may change as soon as this returns.
+            messages: how many carry them.
+
+        Returns:
+            None where it is not worth it, or not to be had: they are copied, and go with each lease.
+
+        Raises:
+            BackendBroken: there is no room for them.
+        """
+        return None
 
 
 @dataclass(frozen=True, slots=True)

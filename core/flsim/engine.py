@@ -157,6 +157,7 @@ class Run:
         try:
             self._backend = backend = spec.load()(self._plan.options)
             backend.start(info)
+            self._link.share = backend.share
             places = Places(self._link, backend, spec, self._plan.project.requirements, self._link.announce)
             await places.first()
         except FlsimError:

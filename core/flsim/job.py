@@ -20,7 +20,7 @@ from flsim.apps import Scalar
 from flsim.code import Reference, import_reference
 from flsim.envelope import traceback_of
 from flsim.errors import AppLoadError
-from flsim.payload import Buffer
+from flsim.pickling import Buffer
 from flsim.resources import Resources
 
 

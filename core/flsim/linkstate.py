@@ -21,7 +21,8 @@ from flsim.events import Announced, LostWorker, Observers, Pulled, Pushed, Retur
 from flsim.fleet import FIRST_NODE_ID, Fleet
 from flsim.heart import Entry, Heart, Lease
 from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
-from flsim.payload import Blob, Encoder, decode, unencodable
+from flsim.payload import EMPTY, Blob, Carried, Encoder, Share
+from flsim.pickling import decode, unencodable
 from flsim.resources import Place
 from flsim.sizing import LeaseSizes
 from flsim.wire import Outcome
@@ -102,6 +103,10 @@ class LinkState:
         self.failure: BaseException | None = None
         self.lock = threading.RLock()
         self.clock = clock
+        self.share: Share | None = None
+        """The backend's, once it has started."""
+        self._carried: dict[int, list[Carried]] = {}
+        """What leases at work carry that is shared, by their number."""
         self._observers = observers
         self._sizes = LeaseSizes(self.heart.at_once, lambda kind: len(self._waiting[kind]))
         self._pushed: dict[int, int] = {}
@@ -138,17 +143,16 @@ class LinkState:
             EncodeError: content cannot be encoded.
         """
         self._check(messages)
-        encoder = Encoder()
-        blobs = []
-        for message in messages:
-            try:
-                blobs.append(encoder.encode(message.content))
-            except Exception as e:  # whatever the pickling of the user's objects raises
-                to = message.metadata.dst_node_id
-                raise EncodeError(f"message to node {to}: {unencodable(message.content, e)}") from e
+        blobs = self._encoded(messages)
         ids = []
         with self.lock:
-            self._raise_failure()
+            for blob in blobs:
+                for carried in blob.carried:
+                    carried.users += 1
+            if self.failure is not None:
+                for blob in blobs:
+                    self._let_go(blob.carried)
+                raise self.failure
             now = self._moved = self.clock()
             push, kind_of, run_id = self.heart.push, self.fleet.kind_of, self.run_id
             for message, blob in zip(messages, blobs, strict=True):
@@ -171,6 +175,16 @@ class LinkState:
             self._wake()
         self._observers.put(Pushed(len(ids)))
         return ids
+
+    def _encoded(self, messages: Sequence[Message]) -> list[Blob]:
+        encoder = Encoder()
+        for message in messages:
+            try:
+                encoder.add(message.content)
+            except Exception as e:  # whatever the pickling of the user's objects raises
+                to = message.metadata.dst_node_id
+                raise EncodeError(f"message to node {to}: {unencodable(message.content, e)}") from e
+        return encoder.finish(self.share)
 
     def cancel(self, ids: Iterable[int], code: ErrorCode, reason: str) -> None:
         """End these messages, where they have not ended yet, with an error of ``code``."""
@@ -226,16 +240,19 @@ class LinkState:
             self.fail(BackendBroken(f"the backend returned another lease than it was given (worker {worker})"))
             return
         replies = [_reply(o) for o in outcomes]
+        # Copied, for what a state lies in holds the reply, too.
+        states = [None if o.state is None else o.state.own() for o in outcomes]
         ended = []
         with self.lock:
+            self._let_go(self._carried.pop(lease.id, ()))
             now = self._moved = self.clock()
             accepted = set(self.heart.returned(now, lease))
-            for entry, outcome, (content, error) in zip(lease.entries, outcomes, replies, strict=True):
+            for entry, outcome, state, (content, error) in zip(lease.entries, outcomes, states, replies, strict=True):
                 if entry in accepted:
-                    if error is None and outcome.state is not None:
-                        self.states[entry.node] = outcome.state
+                    if error is None and state is not None:
+                        self.states[entry.node] = state
                     self._deliver(entry, content, error, outcome)
-                    ended.append((entry, error, outcome))
+                    ended.append((entry, error, _without_memory(outcome)))
             self._sizes.learn(lease, outcomes, now)
             # Under the lock, so that what the ServerApp reports of it comes after it.
             self._observers.put(Returned(worker, ended, lease.id))
@@ -243,6 +260,7 @@ class LinkState:
     def lost(self, lease: Lease, lost: WorkerLost) -> None:
         """A worker took this lease with it."""
         with self.lock:
+            self._let_go(self._carried.pop(lease.id, ()))
             ended = self.heart.lost(self.clock(), lease, lost.cause, str(lost), lost.traceback)
             for entry, code, reason, traceback in ended:
                 self._end([entry], code, reason, traceback)
@@ -336,9 +354,28 @@ class LinkState:
                     if lease is None:
                         break
                     self._moved = now
+                    self._hold(lease)
                     self._observers.put(Pulled(lease.id, len(lease.entries)))
                     _hand(self._waiting[lease.kind].popleft(), lease)
             self._arm()
+
+    def _hold(self, lease: Lease) -> None:
+        """What a lease carries stays until it is back, also where its messages are cancelled meanwhile."""
+        held = [carried for entry in lease.entries for carried in entry.payload.blob.carried]
+        if held:
+            self._carried[lease.id] = held
+            for carried in held:
+                carried.users += 1
+
+    def _let_go(self, held: Iterable[Carried]) -> None:
+        """Of each once."""
+        for carried in held:
+            carried.users -= 1
+            if not carried.users:
+                try:
+                    carried.shared.close()
+                except Exception as e:  # it is the backend's
+                    self.fail(BackendBroken(f"the backend failed with {describe(e)}"))
 
     def _arm(self) -> None:
         """Come round again when the next ttl passes."""
@@ -373,6 +410,9 @@ class LinkState:
             reason = (name, error.reason.partition("\n")[0])
             if reason in count.reasons or len(count.reasons) < REASONS_KEPT:
                 count.reasons[reason] += 1
+        if pushed.blob.buffers:
+            self._let_go(pushed.blob.carried)
+            entry.payload = pushed._replace(blob=EMPTY)
         pushed.inbox.put(entry.id, Message.restore(meta, content, error))
 
 
@@ -381,11 +421,18 @@ def _hand(future: asyncio.Future[Lease | None], lease: Lease | None) -> None:
         future.set_result(lease)
 
 
+def _without_memory(outcome: Outcome) -> Outcome:
+    """For the observers, who may take their time: what it says of the message, and not what lies beside the reply."""
+    if outcome.reply.buffers or (outcome.state is not None and outcome.state.buffers):
+        return outcome._replace(reply=EMPTY, state=None)
+    return outcome
+
+
 def _reply(outcome: Outcome) -> tuple[object, Error | None]:
     """The reply's content or error, decoded in the driver."""
     if outcome.error is not None:
         return None, outcome.error
     try:
-        return decode(*outcome.reply), None
+        return decode(outcome.reply.pickled, outcome.reply.buffers), None
     except BaseException as e:  # unpickling runs the app's code, which may raise anything
         return None, Error(int(ErrorCode.REPLY_UNDECODABLE), describe(e))

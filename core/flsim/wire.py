@@ -14,7 +14,8 @@ from flsim.envelope import Generators
 from flsim.errors import AppLoadError, BackendBroken
 from flsim.job import Host, worker_name
 from flsim.message import Error
-from flsim.payload import EMPTY, Blob, Buffer, Frames
+from flsim.payload import EMPTY, Blob, Carried, Frames, Piece
+from flsim.pickling import Buffer
 
 LEASE, PROBE = "lease", "probe"
 """What Frames ask of a worker."""
@@ -76,8 +77,9 @@ class Terms(NamedTuple):
 
 
 def pack_lease(messages: Sequence[Packed], terms: Terms) -> Frames:
-    """The Frames of a lease of these messages: each content, and each buffer in it, once."""
-    buffers: list[Buffer] = []
+    """The Frames of a lease of these messages: each content, and what lies beside it, once."""
+    buffers: list[Any] = []
+    count = 0
     contents: list[Part] = []
     content_at: dict[int, int] = {}
     buffer_at: dict[int, int] = {}
@@ -86,19 +88,22 @@ def pack_lease(messages: Sequence[Packed], terms: Terms) -> Frames:
         known = content_at.get(id(blob))
         if known is not None:
             return known
-        wheres = []
-        for buffer in blob.buffers:
-            where = buffer_at.get(id(buffer))
-            if where is None:
-                where = buffer_at[id(buffer)] = len(buffers)
-                buffers.append(buffer)
-            wheres.append(where)
-        contents.append((blob.pickled, tuple(wheres)))
+        contents.append((blob.pickled, tuple([where(b) for b in blob.buffers]) if blob.buffers else ()))
         content_at[id(blob)] = len(contents) - 1
         return len(contents) - 1
 
+    def where(buffer: Buffer | Piece) -> int:
+        nonlocal count
+        of: Buffer | Carried = buffer.carried if isinstance(buffer, Piece) else buffer
+        at = buffer_at.get(id(of))
+        if at is None:
+            at = buffer_at[id(of)] = count
+            buffers.append(of.shared if isinstance(of, Carried) else of)
+            count += of.count if isinstance(of, Carried) else 1
+        return at + buffer.at if isinstance(buffer, Piece) else at
+
     packed = [(*m[:7], place(m.content), -1 if m.state is None else place(m.state)) for m in messages]
-    header = (LEASE, (*terms[:-1], int(terms.generators)), len(buffers), contents, packed)
+    header = (LEASE, (*terms[:-1], int(terms.generators)), count, contents, packed)
     return Frames(pickle.dumps(header, protocol=5), buffers)
 
 

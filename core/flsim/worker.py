@@ -9,9 +9,10 @@ import pickle
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flsim import guard
@@ -23,7 +24,8 @@ from flsim.errors import AppLoadError, BackendBroken, WorkerLost
 from flsim.fleet import FIRST_NODE_ID
 from flsim.job import Job, JobKind, inspect_host, known_job, prepare, worker_name
 from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
-from flsim.payload import Buffer, Frames, decode, encode, unencodable
+from flsim.payload import Frames, Keep, copies
+from flsim.pickling import Buffer, decode, encode, unencodable
 from flsim.records import RecordDict
 from flsim.resources import Place, Resources
 from flsim.wire import (
@@ -68,38 +70,41 @@ class JobSent:
 
 
 async def worker_loop(link: LinkState, backend: Backend, sent: JobSent, kind: int) -> None:
-    """Pull, have it run where the worker is, return; until the run is over. One loop per slot.
+    """Pull, have it run where the worker is, return; until the run is over. One loop per slot."""
+    while (lease := await link.pull(kind)) is not None:
+        await _run(link, backend, sent, kind, lease)
 
-    Whatever ends the run from here is handed to the LinkState, whose waiters raise it.
-    """
+
+async def _run(link: LinkState, backend: Backend, sent: JobSent, kind: int, lease: Lease) -> None:
+    """Have a lease run, and return what comes of it. Whatever ends the run from here is handed to the LinkState,
+    whose waiters raise it."""
     need, limit = link.heart.needs[kind], link.fleet.kinds[kind].time_limit
     folder = str(sent.boxes.folder) if sent.own_process else ""
-    while (lease := await link.pull(kind)) is not None:
-        frames = pack_lease(_packed(lease, link), Terms(lease.id, folder, sent.digest, kind, sent.generators))
-        overdue = None if limit is None else limit * len(lease.entries) + SILENCE
-        try:
+    frames = pack_lease(_packed(lease, link), Terms(lease.id, folder, sent.digest, kind, sent.generators))
+    overdue = None if limit is None else limit * len(lease.entries) + SILENCE
+    try:
+        result = await send(link, backend, frames, need, lease.place, lease.devices, overdue)
+        answer = unpack_reply(result)
+        if answer.status == JOB_WANTED:
+            frames = with_job(frames, sent.job)
             result = await send(link, backend, frames, need, lease.place, lease.devices, overdue)
             answer = unpack_reply(result)
-            if answer.status == JOB_WANTED:
-                frames = with_job(frames, sent.job)
-                result = await send(link, backend, frames, need, lease.place, lease.devices, overdue)
-                answer = unpack_reply(result)
-            sent.boxes.heard(answer.boxed)
-            outcomes = outcomes_of(answer, result.buffers)
-        except WorkerLost as e:
-            link.lost(lease, sent.boxes.explain(e, lease.id, limit, link.clock() - lease.pulled))
-        except (BackendBroken, AppLoadError, bdb.BdbQuit) as e:
-            link.fail(e)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as e:  # a backend is foreign code; a loop that ended unheard would leave the run waiting
-            error = BackendBroken(f"the backend failed with {describe(e)}")
-            error.__cause__ = e
-            link.fail(error)
-        else:
-            link.returned(lease, answer.worker, outcomes)
-            if answer.outgrown:
-                link.announce(f"worker {answer.worker} is replaced: {answer.outgrown}")
+        sent.boxes.heard(answer.boxed)
+        outcomes = outcomes_of(answer, result.buffers)
+    except WorkerLost as e:
+        link.lost(lease, sent.boxes.explain(e, lease.id, limit, link.clock() - lease.pulled))
+    except (BackendBroken, AppLoadError, bdb.BdbQuit) as e:
+        link.fail(e)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as e:  # a backend is foreign code; a loop that ended unheard would leave the run waiting
+        error = BackendBroken(f"the backend failed with {describe(e)}")
+        error.__cause__ = e
+        link.fail(error)
+    else:
+        link.returned(lease, answer.worker, outcomes)
+        if answer.outgrown:
+            link.announce(f"worker {answer.worker} is replaced: {answer.outgrown}")
 
 
 async def send(
@@ -162,8 +167,12 @@ def _packed(lease: Lease, link: LinkState) -> list[Packed]:
 # ---- in the worker
 
 
-def run_lease(frames: Frames) -> Frames:
+def run_lease(frames: Frames, keep: Keep = copies) -> Frames:
     """Answer each message of a lease. Runs in a worker; whatever goes wrong comes back in the Frames.
+
+    Args:
+        frames: as the backend's ``submit`` was given them, with the buffers of each Shared in its place, read-only.
+        keep: keeps what is large in the replies; by itself it is copied.
 
     One exception passes: a ``quit`` at a breakpoint (``bdb.BdbQuit``), which ends the run. And the process itself ends
     where a message runs longer, or holds more memory, than its kind may.
@@ -190,17 +199,18 @@ def run_lease(frames: Frames) -> Frames:
     except BaseException as e:
         return reply(NOT_READ, traceback_of(e), boxed=boxed)
     kind, seed = job.kinds[terms.kind], terms.generators != Generators.LEAVE
-    out: list[Buffer] = []
+    out: list[Any] = []
     outcomes = []
     restore = terms.generators == Generators.SEED_AND_RESTORE
     with around_lease(kind.resources.threads, restore=restore) as printed, refused_in_workers():
         for message in messages:
+            kept = partial(_kept, out, keep, message is messages[-1])
             if box is None:
-                outcome = _answer(job, kind, seed, message, contents, buffers, out)
+                outcome = _answer(job, kind, seed, message, contents, buffers, kept)
             else:
                 box.at(terms.lease, message[0])
                 with _limits(kind, box):
-                    outcome = _answer(job, kind, seed, message, contents, buffers, out)
+                    outcome = _answer(job, kind, seed, message, contents, buffers, kept)
             outcomes.append((*outcome, printed()))
     outgrown = "" if box is None else guard.outgrown(kind.memory, kind.resources.cpus)
     return Reply(DONE, worker_name(), boxed, outgrown, _peak_memory(), outcomes).encoded(out)
@@ -243,9 +253,13 @@ def _answer(
     packed: tuple[int, int, int, str, str, float, float | None, int, int],
     contents: list[Part],
     buffers: list[Buffer],
-    out: list[Buffer],
+    kept: Callable[[list[memoryview]], tuple[int, ...]],
 ) -> tuple[Any, ...]:
-    """One message: decoded, executed, encoded. The order of the result is Outcome's, less ``printed``."""
+    """One message: decoded, executed, encoded. The order of the result is Outcome's, less ``printed``.
+
+    Args:
+        kept: keeps what lies beside a pickle, and says where it is among the buffers of the reply.
+    """
     id_, node, k, type_, group_id, created_at, ttl, content_at, state_at = packed
     clock = time.perf_counter
     begun = clock()
@@ -287,19 +301,24 @@ def _answer(
         return failed(ErrorCode.REPLY_INVALID, fault)
     if sent.error is not None:
         return failed(sent.error.code, sent.error.reason, sent.error.traceback)
-    first = len(out)
     try:
         what: Any = sent.content
-        part = _encoded(what, out)
+        pickled, raws = encode(what)
         what = context.state
         if type(what) is not RecordDict:
             raise TypeError(f"context.state is a RecordDict, not {type(what).__name__}")
-        after = _encoded(what, out) if what or before is not None else None
-        if after is not None and before is not None and _same(before, buffers, after, out):
-            after = None
+        state_part = encode(what) if what or before is not None else None
+        if before is not None and state_part is not None and _same(before, buffers, *state_part):
+            state_part = None
     except BaseException as e:
-        del out[first:]
         return failed(ErrorCode.REPLY_UNENCODABLE, unencodable(what, e), traceback_of(e))
+    try:
+        wheres = kept([*raws, *(state_part[1] if state_part else ())]) if raws or (state_part and state_part[1]) else ()
+    except BaseException as e:  # it is the backend's; that there is no room is the most that is to be expected
+        reason = f"worker {worker_name()} cannot keep the reply: {describe(e)}"
+        return failed(ErrorCode.REPLY_UNENCODABLE, reason, traceback_of(e))
+    part = pickled, wheres[: len(raws)]
+    after = None if state_part is None else (state_part[0], wheres[len(raws) :])
     return (
         id_, None, part, after, sent.group_id, sent.created_at,
         decoded - begun, executed - decoded, clock() - executed,
@@ -345,22 +364,19 @@ def _decoded(part: Part, buffers: list[Buffer]) -> Any:
     return decode(pickled, [buffers[i] for i in wheres])
 
 
-def _encoded(content: Any, out: list[Buffer]) -> Part:
-    pickled, made = encode(content)
-    if not made:
-        return pickled, ()
-    out.extend(made)
-    return pickled, tuple(range(len(out) - len(made), len(out)))
+def _kept(out: list[Any], keep: Keep, last: bool, raws: list[memoryview]) -> tuple[int, ...]:
+    first = len(out)
+    out.extend(keep(raws, last))
+    return tuple(range(first, len(out)))
 
 
-def _same(
-    before: Part,
-    buffers: list[Buffer],
-    after: Part,
-    out: list[Buffer],
-) -> bool:
-    return (
-        before[0] == after[0]
-        and len(before[1]) == len(after[1])
-        and all(buffers[i] == out[j] for i, j in zip(before[1], after[1], strict=True))
+def _same(before: Part, buffers: list[Buffer], pickled: bytes, raws: list[memoryview]) -> bool:
+    """Whether a node's state is what it was."""
+    if before[0] != pickled or len(before[1]) != len(raws):
+        return False
+    import numpy as np
+
+    return all(
+        np.array_equal(np.frombuffer(buffers[i], np.uint8), np.frombuffer(raw, np.uint8))
+        for i, raw in zip(before[1], raws, strict=True)
     )

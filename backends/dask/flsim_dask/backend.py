@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flsim.backend import Backend, RunInfo
 from flsim.envelope import describe
 from flsim.errors import BackendBroken
-from flsim.payload import Frames
+from flsim.payload import Frames, Shared
 from flsim.resources import Place, Resources, Room
 from flsim_dask.local import LocalCluster
 from flsim_dask.plugin import GPU, DaskOptions
@@ -65,6 +65,11 @@ class DaskBackend(Backend):
         if self._workers is None:
             raise RuntimeError("the dask backend is not started")
         return self._workers.submit(frames, need, place)
+
+    def share(self, buffers: Sequence[memoryview], messages: int) -> Shared | None:
+        workers = self._workers
+        # What one message carries is sent with its lease.
+        return None if workers is None or messages == 1 else workers.share(buffers)
 
     def abort(self, future: Future[Frames]) -> None:
         if self._workers is not None:

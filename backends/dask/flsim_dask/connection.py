@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from pickle import PickleBuffer
 from typing import Any, TypeVar
 
 from distributed import Client
@@ -64,6 +65,16 @@ class Connection:
         self._tasks.add(task)  # since the loop holds tasks weakly
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Have the loop call this, from whatever thread, unless it has ended."""
+        with contextlib.suppress(RuntimeError):  # that it is closed
+            self.loop.call_soon_threadsafe(callback)
+
+    async def ahead(self, buffers: list[PickleBuffer], address: str) -> Any:
+        """Send buffers to a worker, uncopied on both sides. Returns the Dask future that keeps them there."""
+        (future,) = await self.client.scatter([buffers], workers=[address], hash=False)
+        return future
 
     def close(self) -> None:
         """Close the client, and end the thread."""

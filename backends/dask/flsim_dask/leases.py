@@ -7,24 +7,24 @@ ever, so who hears of the death ends the lease, by :meth:`Leases.lost`.
 from __future__ import annotations
 
 import bdb
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pickle import PickleBuffer
 from typing import Any
 
 from distributed.scheduler import KilledWorker
 
 from flsim.envelope import describe
 from flsim.errors import BackendBroken, Cause, WorkerLost
-from flsim.payload import Frames
+from flsim.payload import Frames, Shared
 from flsim.resources import Place, Resources
 from flsim_dask import worker as in_worker
 from flsim_dask.connection import Connection
 from flsim_dask.plugin import GPU
 
 LARGE = 64 * 1024
-"""Buffers of so many bytes go to the worker ahead of the task, and stay there until its next lease, which mostly
-carries the same model. The rest goes with the task, through the scheduler …"""
+"""Buffers of so many bytes go to the worker ahead of the task. The rest goes with it, through the scheduler …"""
 
 INLINE = 1024 * 1024
 """… as long as it is not more than this."""
@@ -32,6 +32,29 @@ INLINE = 1024 * 1024
 RELEASE_AFTER = 0.01
 """Seconds after which a task is released. The scheduler holds messages to a worker back for 5 ms after each, and the
 place's next lease should not wait behind this one's release."""
+
+class DaskShared(Shared):
+    """Buffers that are sent to each worker which has a lease that carries them, and stay there until this is closed.
+
+    Args:
+        buffers: they are copied.
+        connection: through which they are sent.
+    """
+
+    def __init__(self, buffers: Sequence[memoryview], connection: Connection) -> None:
+        self._buffers = [PickleBuffer(bytes(b)) for b in buffers]
+        self._connection = connection
+        self._at: dict[Worker, Any] = {}
+
+    async def at(self, worker: Worker) -> Any:
+        """The Dask future that keeps them at ``worker``. On the connection's event loop."""
+        if worker not in self._at:
+            self._at[worker] = await self._connection.ahead(self._buffers, worker.address)
+        return self._at[worker]
+
+    def close(self) -> None:
+        self._connection.call_soon(self._at.clear)
+
 
 OPEN = ("init", "running")
 """States of a worker, as Dask calls them, in which it takes tasks: in a moment, or now."""
@@ -50,9 +73,6 @@ class Worker:
     """Its nanny is about to end it for that."""
     leases: set[Lease] = field(default_factory=set)
     """One, as its place takes; but a place that comes back may be asked what is installed there beside it."""
-    carried: dict[int, tuple[bytes, Any]] = field(default_factory=dict)
-    """The buffers that it has, by their identity here, each with the Dask future that keeps it there."""
-
     @property
     def address(self) -> str:
         """Where it is, and what its place is called."""
@@ -156,20 +176,24 @@ class Leases:
         else:
             if outgrown:
                 self._outgrown(lease.worker)
-            self.end(lease, Frames(header, list(buffers), outgrown))
+            self.end(lease, Frames(header, [memoryview(b).toreadonly() for b in buffers], outgrown))
 
     async def _carry(self, worker: Worker, frames: Frames) -> list[Any]:
         """The arguments of the task. What is large is sent ahead of it, where the worker does not have it already."""
-        parts = [part if isinstance(part, bytes) else bytes(part) for part in (frames.header, *frames.buffers)]
-        limit = LARGE if sum(len(p) for p in parts if len(p) < LARGE) <= INLINE else 0
-        large = {id(p): p for p in parts if len(p) >= limit}
-        there = {i: worker.carried[i] for i in large if i in worker.carried}
-        if ahead := {i: p for i, p in large.items() if i not in there}:
-            sent = await self._connection.client.scatter(list(ahead.values()), workers=[worker.address], hash=False)
-            there |= {i: (p, future) for (i, p), future in zip(ahead.items(), sent, strict=True)}
-        worker.carried = there
-        small = [None if id(p) in large else p for p in parts]
-        return [small, *(there[id(p)][1] for p in parts if id(p) in large)]
+        plain = [part for part in (frames.header, *frames.buffers) if not isinstance(part, DaskShared)]
+        limit = LARGE if sum(len(p) for p in plain if len(p) < LARGE) <= INLINE else 0
+        small: list[bytes | None] = []
+        large: list[Any] = []
+        for part in (frames.header, *frames.buffers):
+            if isinstance(part, DaskShared):
+                large.append(await part.at(worker))
+            elif len(part) >= limit:
+                large.append(await self._connection.ahead([PickleBuffer(part)], worker.address))
+            else:
+                small.append(bytes(part))
+                continue
+            small.append(None)
+        return [small, *large]
 
     def _failed(self, lease: Lease, error: Exception) -> None:
         if lease.future.done():

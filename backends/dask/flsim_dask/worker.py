@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from itertools import chain
+from pickle import PickleBuffer
 from typing import Any
 
 # A worker may have several threads, and several runs may use it at the same time.
@@ -12,13 +14,13 @@ _at_work: set[str] = set()
 """The key of the task whose lease this process is at."""
 
 
-def run(address: str, small: list[bytes | None], *large: bytes) -> list[Any]:
+def run(address: str, small: list[bytes | None], *large: list[memoryview]) -> list[Any]:
     """Run a lease, in a worker.
 
     Args:
         address: the worker's, as the scheduler knows it.
-        small: the header and the buffers of the lease, in order; None stands for a large one.
-        large: the large ones, in order.
+        small: the header and the buffers of the lease, in order; None stands for what was sent ahead.
+        large: what was sent ahead: the buffers of each, in order.
 
     Returns:
         Whether this worker has outgrown its share, then the header and the buffers of the reply.
@@ -26,11 +28,12 @@ def run(address: str, small: list[bytes | None], *large: bytes) -> list[Any]:
     from distributed import get_worker
     from distributed.utils import sync
 
-    from flsim.payload import Frames
+    from flsim.payload import Frames, copies_but_last
     from flsim.worker import run_lease
 
     left = iter(large)
-    header, *buffers = [next(left) if part is None else part for part in small]
+    parts = [[part] if part is not None else [view.toreadonly() for view in next(left)] for part in small]
+    header, *buffers = chain.from_iterable(parts)
     worker = get_worker()
     key = str(worker.get_current_task())
     with _ONE_AT_A_TIME:
@@ -39,10 +42,10 @@ def run(address: str, small: list[bytes | None], *large: bytes) -> list[Any]:
             # This tells the driver that the lease has begun. The scheduler's answer is waited for, since a ClientApp
             # may end this process before a message that is only queued has left it.
             sync(worker.loop, worker.scheduler.log_event, topic=address, msg=key)
-            reply = run_lease(Frames(header, list(buffers)))
+            reply = run_lease(Frames(header, buffers), copies_but_last)
         finally:
             _at_work.discard(key)
-    return [reply.outgrown, reply.header, *map(bytes, reply.buffers)]
+    return [reply.outgrown, reply.header, *map(PickleBuffer, reply.buffers)]  # which Dask sends uncopied
 
 
 def is_at(key: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from flsim.payload import Frames
 from flsim.resources import Place, Resources
 from flsim_dask import worker as in_worker
 from flsim_dask.connection import Connection
-from flsim_dask.leases import Lease, Leases, Worker
+from flsim_dask.leases import LARGE, DaskShared, Lease, Leases, Worker
 from flsim_dask.plugin import GPU
 
 LOOK_AGAIN = 1.0
@@ -71,6 +71,10 @@ class Workers:
         future: Future[Frames] = Future()
         self._connection.loop.call_soon_threadsafe(self._take, future, frames, need, place)
         return future
+
+    def share(self, buffers: Sequence[memoryview]) -> DaskShared | None:
+        """Have buffers ready for each worker that will want them; None where they are small."""
+        return None if sum(b.nbytes for b in buffers) < LARGE else DaskShared(buffers, self._connection)
 
     def abort(self, future: Future[Frames]) -> None:
         """End the worker that has this lease."""

@@ -12,18 +12,24 @@ import os
 import re
 import signal
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
+from itertools import groupby
 from multiprocessing.connection import Connection
+from typing import Any
 
 import loky.backend.resource_tracker
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor, ShutdownExecutorError
 
 from flsim.backend import Backend, HostOptions, RunInfo
-from flsim.errors import AppLoadError, Cause, WorkerLost
+from flsim.envelope import describe
+from flsim.errors import AppLoadError, BackendBroken, Cause, WorkerLost
 from flsim.job import prepare
-from flsim.payload import Frames
+from flsim.payload import Frames, Shared
+from flsim.pickling import Buffer
 from flsim.resources import Place, Resources, slots
 from flsim.worker import run_lease
+from flsim_loky.memory import LARGE, Memory, Placed, Replies, Segment, SharedSegment, no_room
 
 SLOTS_PER_CPU = 16
 """More leases at once than this, per cpu, are refused, however little each needs."""
@@ -36,12 +42,14 @@ class LokyBackend(Backend):
         resources = options.resources()
         self._place = Place("this host", resources, leases=SLOTS_PER_CPU * math.ceil(resources.cpus))
         self._run: RunInfo | None = None
+        self._memory: Memory | None = None
         self._devices = options.devices()
         self._idle: list[_Slot] = []
         self._slots: set[_Slot] = set()
 
     def start(self, run: RunInfo) -> None:
         self._run = run
+        self._memory = Memory(run.folder)
         # Each worker holds the reading end. The writing end is the driver's alone, so it closes with the driver.
         self._driver_lives, self._driver = multiprocessing.Pipe(duplex=False)
         _start_trackers()
@@ -53,7 +61,7 @@ class LokyBackend(Backend):
         return [self._place]
 
     def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
-        if self._run is None:
+        if self._run is None or self._memory is None:
             raise RuntimeError("the loky backend is not started")
         future: Future[Frames] = Future()
         future.set_running_or_notify_cancel()
@@ -65,6 +73,9 @@ class LokyBackend(Backend):
         except BrokenProcessPool as e:  # it died while it was idle
             self._drop(slot)
             future.set_exception(WorkerLost(Cause.NOT_STARTED, _lost(e).detail))
+        except BackendBroken as e:
+            self._drop(slot)
+            future.set_exception(e)
         else:
             inner.add_done_callback(lambda inner: self._done(slot, inner, future))
         return future
@@ -74,6 +85,9 @@ class LokyBackend(Backend):
             if slot.future is future and not future.done():
                 slot.executor.shutdown(wait=True, kill_workers=True)
 
+    def share(self, buffers: Sequence[memoryview], messages: int) -> Shared | None:
+        return None if self._memory is None else self._memory.share(buffers, messages)
+
     def stop(self) -> None:
         if self._run is None:
             return
@@ -81,28 +95,35 @@ class LokyBackend(Backend):
         for slot in list(self._slots):
             # Idle workers are killed, too: a thread that an app left behind in one would keep it for ever.
             slot.executor.shutdown(wait=True, kill_workers=True)
-        self._slots.clear()
+            self._drop(slot)
         self._idle.clear()
+        if self._memory is not None:
+            self._memory.close()
         multiprocessing.active_children()  # this lets go of those that have died, and of their semaphores
         self._driver_lives.close()
         self._driver.close()
 
     def _new_slot(self, devices: tuple[int, ...]) -> _Slot:
-        assert self._run is not None
+        assert self._run is not None and self._memory is not None
         visible = ",".join(self._devices[i] for i in devices) if self._devices else None
-        slot = _Slot(self._run, self._driver_lives, devices, visible)
+        slot = _Slot(self._run, self._memory, self._driver_lives, devices, visible)
         self._slots.add(slot)
         return slot
 
     def _drop(self, slot: _Slot) -> None:
-        self._slots.discard(slot)
-        slot.executor.shutdown(wait=False)
+        if slot in self._slots:
+            self._slots.remove(slot)
+            slot.close()
 
     def _done(self, slot: _Slot, inner: Future[Frames], future: Future[Frames]) -> None:
         """Called in the executor's own thread. The slot is free, or gone, before anybody hears of it."""
         error = inner.exception()
         if error is None:
-            frames = inner.result()
+            try:
+                frames = slot.take(inner.result())
+            except OSError as e:
+                error = BackendBroken(f"a worker's reply cannot be mapped: {describe(e)}")
+        if error is None:
             slot.future = None
             if frames.outgrown:
                 self._drop(slot)
@@ -126,7 +147,9 @@ class _Slot:
         visible: what CUDA_VISIBLE_DEVICES says there; None: what it says here.
     """
 
-    def __init__(self, run: RunInfo, driver_lives: Connection, devices: tuple[int, ...], visible: str | None) -> None:
+    def __init__(
+        self, run: RunInfo, memory: Memory, driver_lives: Connection, devices: tuple[int, ...], visible: str | None
+    ) -> None:
         threads = {need.threads for need in run.needs}
         env = dict.fromkeys(_THREAD_VARIABLES, str(min(threads))) if len(threads) == 1 else {}
         # By itself, loky ends a worker that has grown by 300 MB, without a word. The engine's rule says so.
@@ -137,12 +160,58 @@ class _Slot:
         self.executor = ProcessPoolExecutor(1, initializer=_begin, initargs=(driver_lives,), env=env)
         self.executor.submit(_load, run.job)
         self.future: Future[Frames] | None = None
+        self._memory = memory
+        self._replies = memory.segment()
+        self._sent: list[Segment] = []
+        """What a lease carries alone."""
 
-    def submit(self, frames: Frames, future: Future[Frames]) -> Future[Frames]:
-        """Run a lease that completes ``future``. Raises BrokenProcessPool where the worker is dead."""
+    def submit(self, frames: Frames, future: Future[Frames]) -> Future[Any]:
+        """Run a lease that completes ``future``.
+
+        Raises:
+            BrokenProcessPool: the worker is dead.
+            BackendBroken: there is no room for what the lease carries.
+        """
         self.future = future
-        inner: Future[Frames] = self.executor.submit(run_lease, frames)
-        return inner
+        parts: list[Buffer | Placed] = []
+        for is_shared, buffers in groupby(frames.buffers, key=lambda b: isinstance(b, SharedSegment)):
+            if is_shared:
+                parts += [shared.placed for shared in buffers]
+            else:
+                parts += self._placed(list(buffers))
+        return self.executor.submit(_run, frames.header, parts, self._replies.path)
+
+    def take(self, back: tuple[bytes, list[Any], bool]) -> Frames:
+        """What :func:`_run` gave. Raises OSError where what is large in it cannot be mapped."""
+        header, buffers, outgrown = back
+        self._let_go()
+        end = max((b[1] for b in buffers if isinstance(b, tuple)), default=0)
+        if end:
+            memory = self._replies.read(end)
+            self._replies.close()
+            self._replies = self._memory.segment()
+            buffers = [memory[slice(*b)] if isinstance(b, tuple) else b for b in buffers]
+        return Frames(header, buffers, outgrown)
+
+    def close(self) -> None:
+        """Let go of it; the process ends with its lease."""
+        self.executor.shutdown(wait=False)
+        self._replies.close()
+        self._let_go()
+
+    def _placed(self, buffers: list[Buffer]) -> Sequence[Buffer | Placed]:
+        if sum(len(b) for b in buffers) < LARGE:
+            return buffers
+        views = [memoryview(b) for b in buffers]
+        try:
+            self._sent.append(self._memory.segment())
+            return [self._sent[-1].place(views)]
+        except OSError as e:
+            raise no_room(views, e) from e
+
+    def _let_go(self) -> None:
+        while self._sent:
+            self._sent.pop().close()
 
 
 def _start_trackers() -> None:
@@ -187,6 +256,15 @@ def _end_with_driver(driver_lives: Connection) -> None:
         driver_lives.recv_bytes()
     except (EOFError, OSError):
         os._exit(1)
+
+
+def _run(header: bytes, parts: Sequence[Buffer | Placed], replies: str) -> tuple[bytes, list[Any], bool]:
+    """Run a lease, in the worker."""
+    buffers: list[Buffer] = []
+    for part in parts:
+        buffers += part.views() if isinstance(part, Placed) else [part]
+    frames = run_lease(Frames(header, buffers), Replies(replies).keep)
+    return frames.header, frames.buffers, frames.outgrown
 
 
 def _load(job: bytes) -> None:

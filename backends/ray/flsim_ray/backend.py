@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bdb
 import contextlib
+import pickle
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from flsim.backend import Backend, RunInfo
 from flsim.envelope import describe
 from flsim.errors import BackendBroken, Cause, WorkerLost
-from flsim.payload import Frames
+from flsim.payload import Frames, Shared
 from flsim.resources import UNIT, Place, Resources, slots
 from flsim_ray import lease
 from flsim_ray.cluster import connection
@@ -78,10 +80,19 @@ class RayBackend(Backend):
             # stay with the first.
             once = need.gpus and any(p.resources.gpus > 1 for p in self._places.values())
             task = (self._task_once if once else self._task).options(**_options(need, node))
-            ref = task.remote(frames.header, lease.out_of_band(frames.buffers))
+            parts = [None if isinstance(b, _Shared) else lease.out_of_band(b) for b in frames.buffers]
+            ref = task.remote(frames.header, parts, *(b.ref for b in frames.buffers if isinstance(b, _Shared)))
             self._leases[future] = _Lease(ref, need)
             ref.future().add_done_callback(partial(self._done, future))
         return future
+
+    def share(self, buffers: Sequence[memoryview], messages: int) -> Shared | None:
+        if self._run is None or messages == 1 or sum(b.nbytes for b in buffers) < lease.LARGE:
+            return None  # what one message carries is put into the store with its lease
+        try:
+            return _Shared(ray.put([pickle.PickleBuffer(b) for b in buffers]))
+        except exceptions.RayError as e:
+            raise BackendBroken(f"Ray's object store does not take the model: {describe(e)}") from e
 
     def abort(self, future: Future[Frames]) -> None:
         at_work = self._leases.get(future)
@@ -144,6 +155,16 @@ _CAUSES = (
     (exceptions.LocalRayletDiedError, Cause.LEFT),
     (exceptions.ObjectLostError, Cause.LEFT),  # the reply, with its host
 )
+
+
+class _Shared(Shared):
+    """Buffers in Ray's object store, as long as there is a reference."""
+
+    def __init__(self, ref: Any) -> None:
+        self.ref = ref
+
+    def close(self) -> None:
+        self.ref = None
 
 
 @dataclass(slots=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 from flsim.errors import AppLoadError
 from flsim.job import prepare
-from flsim.payload import Buffer, Frames
+from flsim.payload import Frames, copies_but_last
+from flsim.pickling import Buffer
 from flsim.worker import run_lease
 
 LARGE = 100_000
@@ -21,17 +22,20 @@ Reply = tuple[bytes, list[Any]]
 """A header, and its buffers as :func:`out_of_band` gives them."""
 
 
-def run(header: bytes, buffers: list[Any]) -> Reply:
+def run(header: bytes, buffers: list[Any], *shared: list[Any]) -> Reply:
     """Run a lease.
 
     Args:
         header: of its frames.
-        buffers: of its frames, as :func:`out_of_band` gives them.
+        buffers: of its frames, as :func:`out_of_band` gives them; None stands for what is shared.
+        shared: the buffers of each, in order. Ray has them here before it begins the task.
     """
-    frames = run_lease(Frames(header, in_place(buffers)))
+    left = iter(shared)
+    parts = [b for buffer in buffers for b in (next(left) if buffer is None else (buffer,))]
+    frames = run_lease(Frames(header, in_place(parts)), copies_but_last)
     if frames.outgrown:
         _end_after_this()
-    return frames.header, out_of_band(frames.buffers)
+    return frames.header, [out_of_band(b) for b in frames.buffers]
 
 
 def _end_after_this() -> None:
@@ -52,12 +56,12 @@ def load(job: bytes) -> None:
         return  # the first lease meets it again, and reports it
 
 
-def out_of_band(buffers: Sequence[Buffer]) -> list[Any]:
-    """``buffers`` such that Ray copies the large ones once, into its object store. The small ones stay beside the
-    header: a view of one would hold all that came with it in the store."""
-    return [pickle.PickleBuffer(b) if len(b) >= LARGE else bytes(b) for b in buffers]
+def out_of_band(buffer: Buffer) -> Any:
+    """``buffer`` such that Ray copies a large one once, into its object store. The small ones stay beside the header: a
+    view of one would hold all that came with it in the store."""
+    return pickle.PickleBuffer(buffer) if len(buffer) >= LARGE else bytes(buffer)
 
 
 def in_place(buffers: Sequence[Any]) -> list[Buffer]:
     """What :func:`out_of_band` gave, on the other side: the large ones are read-only views of the object store."""
-    return [b if isinstance(b, bytes) else memoryview(b) for b in buffers]
+    return [b if isinstance(b, bytes) else memoryview(b).toreadonly() for b in buffers]

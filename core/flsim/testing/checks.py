@@ -30,7 +30,8 @@ from flsim.grid import Grid
 from flsim.job import Job, JobKind, job_digest
 from flsim.message import ErrorCode, Message
 from flsim.options import make_options
-from flsim.payload import Frames, decode, encode
+from flsim.payload import Frames, blob_of
+from flsim.pickling import decode
 from flsim.project import Project, load_project
 from flsim.records import ConfigRecord, RecordDict
 from flsim.resources import Resources
@@ -493,8 +494,7 @@ def an_app_runs_where_its_folder_is_not(subject: Subject) -> None:
         job = Job(1, 7, 1, {}, (JobKind(reference, {}, desk.need),), {code.digest: code.archive()}).encoded()
         shutil.rmtree(folder / "far_away")
         desk.start()
-        blob = encode(RecordDict())
-        packed = Packed(1, 2, 0, "query", "", 0.0, None, blob, None)
+        packed = Packed(1, 2, 0, "query", "", 0.0, None, blob_of(RecordDict()), None)
         frames = pack_lease([packed], Terms(1, "", job_digest(job), 0, Generators.SEED_AND_RESTORE))
         back = desk.result(desk.backend.submit(frames, desk.need, desk.place()))
         assert unpack_reply(back).status == JOB_WANTED, "a worker that does not have the job does not ask for it"
@@ -724,7 +724,7 @@ def _lost(desk: Desk, future: Future[Frames]) -> WorkerLost:
 
 def _values(answer: Any) -> dict[str, Any]:
     assert answer.error is None, str(answer.error)
-    return dict(decode(*answer.reply).config_records["values"])
+    return dict(decode(answer.reply.pickled, answer.reply.buffers).config_records["values"])
 
 
 def _eventually_places(desk: Desk, count: int) -> list[Any]:

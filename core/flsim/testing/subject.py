@@ -19,7 +19,7 @@ from flsim.errors import WorkerLost
 from flsim.fleet import Kind
 from flsim.job import Job, JobKind, job_digest
 from flsim.options import make_options
-from flsim.payload import Frames, encode
+from flsim.payload import Frames, blob_of
 from flsim.plan import Plan
 from flsim.project import Project
 from flsim.records import ConfigRecord, RecordDict
@@ -134,7 +134,7 @@ class Desk:
 
     def frames(self, action: str, *, node: int = 2, **plan: Any) -> Frames:
         """A lease of one message, that asks the checks' ClientApp for ``query.ACTION``."""
-        blob = encode(RecordDict({"plan": ConfigRecord(plan)}))
+        blob = blob_of(RecordDict({"plan": ConfigRecord(plan)}))
         message = Packed(self._next, node, 0, f"query.{action}", "", 0.0, None, blob, None)
         self._next += 1
         folder = str(self.info.folder) if self.isolated else ""

@@ -1,0 +1,207 @@
+"""Memory that the driver shares with its workers: it owns all of it, and workers open it by a path.
+
+On Linux a segment has no name (``memfd_create``), so whatever ends the driver frees it, and /dev/shm does not limit it; a
+worker finds it among the driver's open files. Elsewhere it is a file in the run's folder. It is written by system calls
+and mapped where it is read: where there is no room, that is an OSError, and not the end of the process that writes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from flsim.envelope import describe
+from flsim.errors import BackendBroken
+from flsim.payload import Shared
+
+LARGE = 128 * 1024
+"""Together with so many bytes, buffers go by shared memory: the pipe copies them four times."""
+
+FEW = 256
+"""While more segments than this are open, what a single message carries goes by the pipe: files are limited, too."""
+
+ALIGNED = 64
+"""Bytes to whose multiple a buffer begins: a line of the cache, as vector instructions like it."""
+
+Spans = tuple[tuple[int, int], ...]
+"""Where buffers are in a segment: begin and end of each, in bytes."""
+
+
+class Segment:
+    """Memory that the driver owns. It takes no space before something is written.
+
+    Args:
+        folder: where its file lies, on systems without nameless ones.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file: Path | None = None
+        if _nameless():
+            self._fd = os.memfd_create("flsim", os.MFD_CLOEXEC)
+            self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
+        else:
+            self._file = folder / f"memory-{os.getpid()}-{next(_numbers)}"
+            self._fd = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self.path = str(self._file)
+
+    def place(self, buffers: Sequence[memoryview]) -> Placed:
+        """Put buffers into it, from its beginning. Raises OSError where there is no room."""
+        return Placed(self.path, _write(self._fd, 0, buffers))
+
+    def read(self, nbytes: int) -> memoryview:
+        """Its first bytes, in place. They stay while the view is held, also when the segment is closed."""
+        return _mapped(self._fd, nbytes)
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._fd)
+        if self._file is not None:
+            self._file.unlink()
+
+
+class SharedSegment(Shared):
+    """What many messages carry, in a segment of its own."""
+
+    def __init__(self, segment: Segment, placed: Placed, closed: Callable[[SharedSegment], None]) -> None:
+        self.placed = placed
+        self._segment = segment
+        self._closed = closed
+
+    def close(self) -> None:
+        self._closed(self)
+        self._segment.close()
+
+
+class Memory:
+    """All that is shared by a driver. May be used from any thread.
+
+    Args:
+        folder: for files, on systems without nameless ones.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._open: set[SharedSegment] = set()
+        self._over = False
+
+    def segment(self) -> Segment:
+        """A new one, which its taker closes."""
+        return Segment(self._folder)
+
+    def share(self, buffers: Sequence[memoryview], messages: int) -> SharedSegment | None:
+        """As :meth:`flsim.backend.Backend.share`."""
+        if sum(b.nbytes for b in buffers) < LARGE or (messages == 1 and len(self._open) >= FEW):
+            return None
+        try:
+            segment = self.segment()
+        except OSError:  # as many files are open as this process may have
+            return None
+        try:
+            placed = segment.place(buffers)
+        except OSError as e:
+            segment.close()
+            raise no_room(buffers, e) from e
+        shared = SharedSegment(segment, placed, self._forget)
+        with self._lock:
+            if not self._over:
+                self._open.add(shared)
+                return shared
+        segment.close()
+        return None
+
+    def close(self) -> None:
+        """Let go of what is still shared."""
+        with self._lock:
+            self._over = True
+            left = list(self._open)
+        for shared in left:
+            shared.close()
+
+    def _forget(self, shared: SharedSegment) -> None:
+        with self._lock:
+            self._open.discard(shared)
+
+
+def no_room(buffers: Sequence[memoryview], error: OSError) -> BackendBroken:
+    """That they cannot be written."""
+    size = sum(b.nbytes for b in buffers) / 1e6
+    return BackendBroken(
+        f"there is no room for {size:,.1f} MB of shared memory: {describe(error)}\n"
+        "Have fewer or smaller models on their way at a time (grid.stream), or give this process more memory."
+    )
+
+
+class Placed(NamedTuple):
+    """Buffers in a segment, on their way to a worker."""
+
+    path: str
+    spans: Spans
+
+    def views(self) -> list[memoryview]:
+        """The buffers, in place and read-only. Raises OSError where the driver does not let this process read them."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            memory = _mapped(fd, self.spans[-1][1])
+        finally:
+            os.close(fd)
+        return [memory[begin:end] for begin, end in self.spans]
+
+
+class Replies:
+    """In a worker: where the driver wants what is large in the replies of a lease.
+
+    Args:
+        path: of the segment that is for them.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._end = 0
+
+    def keep(self, buffers: Sequence[memoryview], last: bool) -> list[bytes | tuple[int, int]]:
+        """Write them behind those of the messages before, or copy them where they are small. Raises OSError where
+        there is no room."""
+        if sum(b.nbytes for b in buffers) < LARGE:
+            return [bytes(b) for b in buffers]
+        fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            spans = _write(fd, self._end, buffers)
+        finally:
+            os.close(fd)
+        self._end = _aligned(spans[-1][1])
+        return list(spans)
+
+
+_numbers = itertools.count()
+
+
+def _nameless() -> bool:
+    """Whether workers can open the driver's nameless files: a process that may not be traced hides its own."""
+    return sys.platform == "linux" and Path("/proc/self/fd").exists() and Path("/proc/self/fd").stat().st_uid == os.geteuid()
+
+
+def _write(fd: int, begin: int, buffers: Sequence[memoryview]) -> Spans:
+    """By system calls: they take space and fill it at once, without a page fault, and leave the GIL to others."""
+    spans = []
+    for buffer in buffers:
+        at, end = begin, begin + buffer.nbytes
+        while at < end:
+            at += os.pwrite(fd, buffer[at - begin :], at)
+        spans.append((begin, end))
+        begin = _aligned(end)
+    return tuple(spans)
+
+
+def _aligned(at: int) -> int:
+    return -(-at // ALIGNED) * ALIGNED
+
+
+def _mapped(fd: int, nbytes: int) -> memoryview:
+    return memoryview(mmap.mmap(fd, nbytes, prot=mmap.PROT_READ))
