@@ -78,6 +78,37 @@ def test_a_message_that_waits_behind_a_cancelled_one_still_waits_for_the_worker(
     assert pulled(heart).entries == [second]
 
 
+def test_a_message_that_is_held_is_leased_when_it_is_let_in() -> None:
+    heart = heart_of()
+    entry = heart.push(0, 2, 0, "train", None, None, held=True)
+    assert pull(heart) is None
+    heart.let_in(0, entry.id)
+    assert nodes_of(pulled(heart)) == [2]
+
+
+def test_a_message_that_is_held_lets_none_of_another_sender_wait() -> None:
+    heart = heart_of()
+    first = heart.push(0, 2, 0, "train", None, None, held=True)
+    second = heart.push(0, 2, 0, "train", None, None, held=True)
+    assert pull(heart) is None
+    (third,) = push(heart, 2)
+    for entry in (first, second, third):
+        lease = pulled(heart)
+        assert lease.entries == [entry]
+        heart.returned(0, lease)
+
+
+def test_a_message_that_is_held_may_be_cancelled_or_expire() -> None:
+    heart = heart_of()
+    first = heart.push(0, 2, 0, "train", None, None, held=True)
+    second = heart.push(0, 2, 0, "train", 1.0, None, held=True)
+    (third,) = push(heart, 3)
+    assert heart.cancel(0, [first.id]) == [first]
+    assert heart.expire(2.0) == [second]
+    assert pulled(heart).entries == [third]
+    assert pull(heart) is None
+
+
 def test_cancelling_a_ready_message_lets_the_next_of_its_node_go() -> None:
     heart = heart_of()
     first, second = push(heart, 2, 2)

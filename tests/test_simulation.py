@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flsim.errors import Cause
-from flsim.heart import BLAMED, Entry, Heart, Lease
+from flsim.heart import BLAMED, Entry, Heart, Lease, Status
 from flsim.message import ErrorCode
 from flsim.resources import UNIT, Place, Resources
 
@@ -66,7 +66,13 @@ class Simulation:
         node = self.pick(self.nodes)
         ttl = None if self.pick(4) else 1.0 + self.pick(5)
         kind = node % len(NEEDS)
-        self.pushed.append(self.heart.push(self.now, node, kind, ("train", "evaluate")[self.pick(2)], ttl, None))
+        type_, held = ("train", "evaluate")[self.pick(2)], not self.pick(4)
+        self.pushed.append(self.heart.push(self.now, node, kind, type_, ttl, None, held))
+
+    def let_in(self) -> None:
+        held = [e for e in self.pushed if e.held]
+        if held:
+            self.heart.let_in(self.now, held[self.pick(len(held))].id)
 
     def pull(self) -> None:
         lease = self.heart.pull(self.now, range(len(NEEDS)), lambda k, t, ready: 1 + self.pick(ready))
@@ -132,6 +138,10 @@ class Simulation:
         for name, amounts in booked.items():
             room = self.heart.rooms[name]
             assert {k: v for k, v in room._used.items() if v} == dict(amounts), f"the book of {name} is wrong"
+        for node, head in self.heart._held.items():
+            assert head.status is Status.HELD and head.held, f"node {node} has nobody to wait for"
+            waiting = [e for e in self.heart._nodes[node] or () if e.status is not Status.DONE]
+            assert all(e.held for e in waiting), "a message waits for one that its sender holds back"
         busy = [e.node for lease in self.heart.leases.values() for e in lease.entries]
         assert len(busy) == len(set(busy)), "a node has two messages in flight"
 
@@ -146,6 +156,7 @@ def simulate(choices: Choices, steps: int = 60) -> Simulation:
     """Let ``choices`` make a world, and let things happen in it until all messages have ended."""
     world = Simulation(choices)
     actions = [world.push, world.push, world.pull, world.pull, world.finish, world.ghost, world.cancel, world.tick]
+    actions.append(world.let_in)
     for _ in range(steps):
         before = set(world.heart.leases)
         if world.pick(20):
@@ -157,6 +168,8 @@ def simulate(choices: Choices, steps: int = 60) -> Simulation:
         world.check()
     # The world calms down: there is room for all, and whatever is left comes to its end.
     world.heart.set_places([Place(n, Resources(cpus=8, gpus=2), 8) for n in ("a", "b", "c")])
+    for entry in world.pushed:
+        world.heart.let_in(world.now, entry.id)
     for _ in range(50 * len(world.pushed) + 50):
         if not world.heart.entries and not world.at_work:
             break
@@ -170,6 +183,7 @@ def simulate(choices: Choices, steps: int = 60) -> Simulation:
     for node, state in world.states.items():
         kept = [e.id for e in world.pushed if e.node == node and e.id in world.replied]
         assert list(state) == kept, f"node {node} kept {state}, and was answered for {kept}"
+    assert not world.heart._held, "a message is still held back"
     assert not world.heart._nodes, "a node is still held"
     assert not any(q.count for q in world.heart._ready.values()), "messages are still counted as ready"
     return world

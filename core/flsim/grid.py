@@ -101,7 +101,8 @@ class Grid:
     ) -> Iterator[Message]:
         """Send messages and yield a reply to each as it can be had, so that a server aggregates one at a time.
 
-        The messages are sent when the first reply is asked for. Closing the iterator (or leaving it to be
+        The messages are sent when the first reply is asked for, and answered as their replies are taken: at most
+        64 MiB of them wait here, and as many more as there are workers. Closing the iterator (or leaving it to be
         collected) cancels what is not answered: ask more nodes than you need, and stop.
 
         Args:
@@ -114,7 +115,7 @@ class Grid:
         inbox = link.inbox()
         sent: list[int] = []
         try:
-            sent = link.push(list(messages), inbox)
+            sent = link.push(list(messages), inbox, window=True)
             end = None if timeout is None else time.monotonic() + timeout
             for expected in sent:
                 yield self._next(inbox, expected if ordered else None, sent, timeout, end)
@@ -165,7 +166,9 @@ class Grid:
         if not self._link.wait(inbox, ready, left):
             self._link.cancel(sent, ErrorCode.TIMEOUT, f"no reply within the caller's timeout of {timeout:g} s")
         with self._link.lock:
-            return inbox.replies.pop(next(iter(inbox.replies)) if expected is None else expected)
+            id_ = next(iter(inbox.replies)) if expected is None else expected
+            self._link.taken(inbox, id_)
+            return inbox.replies.pop(id_)
 
     def _unavailable(self, id_: str) -> Message:
         error = Error(int(ErrorCode.MESSAGE_UNAVAILABLE), f"no reply to a message with id {id_!r} is to be had")

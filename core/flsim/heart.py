@@ -30,6 +30,8 @@ BLAMED = 10
 class Status(Enum):
     """Where a message is."""
 
+    HELD = auto()
+    """It is its node's turn, and its sender does not want the reply yet."""
     WAITING = auto()
     """Another message of its node comes first."""
     READY = auto()
@@ -40,7 +42,7 @@ class Status(Enum):
 class Entry:
     """A message in the LinkState."""
 
-    __slots__ = ("aborts", "alone", "deadline", "deaths", "id", "kind", "node", "payload", "since", "status", "type")
+    __slots__ = ("aborts", "alone", "deadline", "deaths", "held", "id", "kind", "node", "payload", "since", "status", "type")
 
     def __init__(self, id_: int, node: int, kind: int, type_: str, deadline: float | None, payload: Any) -> None:
         self.id = id_
@@ -54,6 +56,8 @@ class Entry:
         self.deaths = 0
         self.aborts = 0
         self.alone = False
+        self.held = False
+        """Its sender does not want the reply yet."""
 
 
 @dataclass(slots=True, eq=False)
@@ -116,6 +120,8 @@ class Heart:
         self._next_lease = 1
         self._nodes: dict[int, deque[Entry] | None] = {}
         """The nodes that have a message ready or leased, with those that wait behind it."""
+        self._held: dict[int, Entry] = {}
+        """The messages that are HELD, by their node."""
         self._ready: dict[tuple[int, str, bool], _Queue] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._reserved: tuple[int, str] | None = None
@@ -124,11 +130,15 @@ class Heart:
 
     # What comes in
 
-    def push(self, now: float, node: int, kind: int, type_: str, ttl: float | None, payload: Any) -> Entry:
-        """Take a message for ``node``; it is ready unless another of that node's comes first."""
+    def push(
+        self, now: float, node: int, kind: int, type_: str, ttl: float | None, payload: Any, held: bool = False
+    ) -> Entry:
+        """Take a message for ``node``; it is ready unless another of that node's comes first, or it is ``held`` until
+        :meth:`let_in`. One that is held lets no other one wait: it is let in then."""
         id_ = self._next_id
         self._next_id = id_ + 1
         entry = self.entries[id_] = Entry(id_, node, kind, type_, None if ttl is None else now + ttl, payload)
+        entry.held = held
         if entry.deadline is not None:
             heapq.heappush(self._deadlines, (entry.deadline, id_))
         if node in self._nodes:
@@ -136,10 +146,23 @@ class Heart:
             if waiting is None:
                 waiting = self._nodes[node] = deque()
             waiting.append(entry)
+            if not held and node in self._held:
+                self._make_ready(now, self._held.pop(node))
         else:
             self._nodes[node] = None
-            self._make_ready(now, entry)
+            if held:
+                self._hold(entry)
+            else:
+                self._make_ready(now, entry)
         return entry
+
+    def let_in(self, now: float, id_: int) -> None:
+        """A message that is held is not any more."""
+        entry = self.entries.get(id_)
+        if entry is not None and entry.held:
+            entry.held = False
+            if entry.node in self._held:  # it, or one that it waits for
+                self._make_ready(now, self._held.pop(entry.node))
 
     def pull(self, now: float, kinds: Collection[int], limit: Limit) -> Lease | None:
         """Lease the oldest ready messages, of one of ``kinds``, that fit into the room that is free."""
@@ -219,6 +242,9 @@ class Heart:
             if was is Status.READY:
                 self._ready_of(entry).count -= 1
                 self._next_of(now, entry.node)
+            elif was is Status.HELD:
+                del self._held[entry.node]
+                self._next_of(now, entry.node)
         return ended
 
     def expire(self, now: float) -> list[Entry]:
@@ -276,6 +302,10 @@ class Heart:
             self.broken = f"{BLAMED} messages in a row ended because their worker died: {detail}"
         code = ErrorCode.OUT_OF_MEMORY if cause is Cause.MEMORY else ErrorCode.WORKER_DIED
         return code, f"its worker died {entry.deaths} times with it alone: {detail}"
+
+    def _hold(self, entry: Entry) -> None:
+        entry.status = Status.HELD
+        self._held[entry.node] = entry
 
     def _ready_of(self, entry: Entry) -> _Queue:
         return self._ready[entry.kind, entry.type, entry.alone]
@@ -345,6 +375,9 @@ class Heart:
         while waiting:
             entry = waiting.popleft()
             if entry.status is not Status.DONE:
-                self._make_ready(now, entry)
+                if entry.held and all(e.held or e.status is Status.DONE for e in waiting):
+                    self._hold(entry)
+                else:
+                    self._make_ready(now, entry)
                 return
         del self._nodes[node]

@@ -40,6 +40,23 @@ class PushedMessage(NamedTuple):
     inbox: Inbox
 
 
+UNTAKEN = 64 * 1024**2
+"""Bytes of replies to a stream that may wait in the driver until they are taken, and at least one reply. As many more
+as there are workers may be on their way."""
+
+
+@dataclass(slots=True)
+class Window:
+    """Back-pressure: which messages of a stream may be answered already."""
+
+    held: deque[int]
+    """Those that may not be, in order."""
+    largest: int
+    """Bytes of the largest reply that there was."""
+    open: set[int] = field(default_factory=set)
+    """Those that may be, and whose reply is not taken."""
+
+
 class Inbox:
     """Replies for one caller: what it pushed and has not yet taken.
 
@@ -52,6 +69,8 @@ class Inbox:
         self.enough = 1
         """How many replies are worth a wake-up."""
         self.condition = threading.Condition(link.lock)
+        self.window: Window | None = None
+        """Where it holds replies for one that takes them one by one."""
 
     def put(self, id_: int, reply: Message) -> None:
         """A reply came."""
@@ -105,6 +124,10 @@ class LinkState:
         self.clock = clock
         self.share: Share | None = None
         """The backend's, once it has started."""
+        self._slots = 0
+        """How many leases can be at work at once, at most."""
+        self._largest: dict[str, int] = {}
+        """Bytes of the largest reply to a message of a stream, by its type."""
         self._carried: dict[int, list[Carried]] = {}
         """What leases at work carry that is shared, by their number."""
         self._observers = observers
@@ -135,8 +158,11 @@ class LinkState:
         with self.lock:
             self._inboxes.discard(inbox)
 
-    def push(self, messages: Sequence[Message], inbox: Inbox) -> list[int]:
+    def push(self, messages: Sequence[Message], inbox: Inbox, *, window: bool = False) -> list[int]:
         """Take messages, encode them, give them their ids. All or none.
+
+        Args:
+            window: whether they are to be answered only as their replies are :meth:`taken`.
 
         Raises:
             ValueError: a destination is no node of this fleet; a message is a reply, or was pushed before.
@@ -161,7 +187,7 @@ class LinkState:
                 k = self._pushed.get(node, 0)
                 self._pushed[node] = k + 1
                 pushed = PushedMessage(blob, k, meta.group_id, meta.created_at, meta.ttl, inbox)
-                id_ = push(now, node, kind_of(node), meta.message_type, meta.ttl, pushed).id
+                id_ = push(now, node, kind_of(node), meta.message_type, meta.ttl, pushed, window).id
                 meta.message_id = str(id_)
                 meta.run_id = run_id
                 ids.append(id_)
@@ -170,11 +196,34 @@ class LinkState:
                     count = self.counts[meta.message_type] = Count()
                 count.sent += 1
             inbox.pending.update(ids)
+            if window:
+                types = {m.metadata.message_type for m in messages}
+                inbox.window = Window(deque(ids), max((self._largest.get(t, 0) for t in types), default=0))
+                self._let_in(inbox)
             if self._over:
                 self._end(self.heart.cancel(now, ids), ErrorCode.CANCELLED, "the run is over")
             self._wake()
         self._observers.put(Pushed(len(ids)))
         return ids
+
+    def taken(self, inbox: Inbox, id_: int) -> None:
+        """A reply is taken: another message may be answered. Under the lock."""
+        if inbox.window is not None:
+            inbox.window.open.discard(id_)
+            self._let_in(inbox)
+
+    def _let_in(self, inbox: Inbox) -> None:
+        window = inbox.window
+        if window is None or not window.held:
+            return
+        most = self._slots + (max(1, UNTAKEN // window.largest) if window.largest else 1)
+        now = self.clock()
+        while window.held and len(window.open) < most:
+            id_ = window.held.popleft()
+            if id_ in inbox.pending:
+                window.open.add(id_)
+                self.heart.let_in(now, id_)
+        self._wake()
 
     def _encoded(self, messages: Sequence[Message]) -> list[Blob]:
         encoder = Encoder()
@@ -273,6 +322,7 @@ class LinkState:
         """The backend's capacity is now this."""
         with self.lock:
             self.heart.set_places(places)
+            self._slots = sum(self.heart.at_once(kind) for kind in range(len(self.fleet.kinds)))
         self._dispatch()
 
     # ---- for the engine
@@ -413,7 +463,13 @@ class LinkState:
         if pushed.blob.buffers:
             self._let_go(pushed.blob.carried)
             entry.payload = pushed._replace(blob=EMPTY)
-        pushed.inbox.put(entry.id, Message.restore(meta, content, error))
+        inbox = pushed.inbox
+        inbox.put(entry.id, Message.restore(meta, content, error))
+        if inbox.window is not None:
+            if outcome is not None:
+                size = inbox.window.largest = max(inbox.window.largest, outcome.reply.nbytes)
+                self._largest[entry.type] = max(size, self._largest.get(entry.type, 0))
+            self._let_in(inbox)
 
 
 def _hand(future: asyncio.Future[Lease | None], lease: Lease | None) -> None:

@@ -35,6 +35,8 @@ def report(heart: Heart, fleet: Fleet, now: float, quiet: float) -> str:
         room = "which have no room now" if heart.at_once(kind) else f"which fit nowhere: {_places(heart)}"
         oldest = now - min(e.since for e in of_kind)
         lines.append(f"waiting for up to {oldest:.0f} s: {_messages(of_kind)}, of {need} each, {room}")
+    if held := sum(e.status is Status.HELD for e in heart.entries.values()):
+        lines.append(f"held back until the ServerApp takes the replies that its stream has: {held:,}")
     if behind:
         lines.append(f"waiting behind another message of their node: {behind:,}")
     if any(kind.time_limit is None for kind in fleet.kinds) and leases:

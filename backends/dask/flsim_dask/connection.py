@@ -7,7 +7,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Coroutine
-from pickle import PickleBuffer
 from typing import Any, TypeVar
 
 from distributed import Client
@@ -71,9 +70,9 @@ class Connection:
         with contextlib.suppress(RuntimeError):  # that it is closed
             self.loop.call_soon_threadsafe(callback)
 
-    async def ahead(self, buffers: list[PickleBuffer], address: str) -> Any:
-        """Send buffers to a worker, uncopied on both sides. Returns the Dask future that keeps them there."""
-        (future,) = await self.client.scatter([buffers], workers=[address], hash=False)
+    async def ahead(self, arrays: list[Any], address: str) -> Any:
+        """Send arrays to a worker. Returns the Dask future that keeps them there."""
+        (future,) = await self.client.scatter([arrays], workers=[address], hash=False)
         return future
 
     def close(self) -> None:

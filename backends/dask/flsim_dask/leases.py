@@ -10,7 +10,6 @@ import bdb
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pickle import PickleBuffer
 from typing import Any
 
 from distributed.scheduler import KilledWorker
@@ -42,14 +41,14 @@ class DaskShared(Shared):
     """
 
     def __init__(self, buffers: Sequence[memoryview], connection: Connection) -> None:
-        self._buffers = [PickleBuffer(bytes(b)) for b in buffers]
+        self._arrays = [in_worker.as_array(bytes(b)) for b in buffers]
         self._connection = connection
         self._at: dict[Worker, Any] = {}
 
     async def at(self, worker: Worker) -> Any:
         """The Dask future that keeps them at ``worker``. On the connection's event loop."""
         if worker not in self._at:
-            self._at[worker] = await self._connection.ahead(self._buffers, worker.address)
+            self._at[worker] = await self._connection.ahead(self._arrays, worker.address)
         return self._at[worker]
 
     def close(self) -> None:
@@ -188,7 +187,7 @@ class Leases:
             if isinstance(part, DaskShared):
                 large.append(await part.at(worker))
             elif len(part) >= limit:
-                large.append(await self._connection.ahead([PickleBuffer(part)], worker.address))
+                large.append(await self._connection.ahead([in_worker.as_array(part)], worker.address))
             else:
                 small.append(bytes(part))
                 continue

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 from itertools import chain
-from pickle import PickleBuffer
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flsim.pickling import Buffer
 
 # A worker may have several threads, and several runs may use it at the same time.
 _ONE_AT_A_TIME = threading.Lock()
@@ -14,16 +16,16 @@ _at_work: set[str] = set()
 """The key of the task whose lease this process is at."""
 
 
-def run(address: str, small: list[bytes | None], *large: list[memoryview]) -> list[Any]:
+def run(address: str, small: list[bytes | None], *large: list[Any]) -> list[Any]:
     """Run a lease, in a worker.
 
     Args:
         address: the worker's, as the scheduler knows it.
         small: the header and the buffers of the lease, in order; None stands for what was sent ahead.
-        large: what was sent ahead: the buffers of each, in order.
+        large: what was sent ahead: the buffers of each, in order, as arrays.
 
     Returns:
-        Whether this worker has outgrown its share, then the header and the buffers of the reply.
+        Whether this worker has outgrown its share, then the header of the reply, and its buffers as arrays.
     """
     from distributed import get_worker
     from distributed.utils import sync
@@ -32,7 +34,7 @@ def run(address: str, small: list[bytes | None], *large: list[memoryview]) -> li
     from flsim.worker import run_lease
 
     left = iter(large)
-    parts = [[part] if part is not None else [view.toreadonly() for view in next(left)] for part in small]
+    parts = [[part] if part is not None else [memoryview(array).toreadonly() for array in next(left)] for part in small]
     header, *buffers = chain.from_iterable(parts)
     worker = get_worker()
     key = str(worker.get_current_task())
@@ -45,7 +47,14 @@ def run(address: str, small: list[bytes | None], *large: list[memoryview]) -> li
             reply = run_lease(Frames(header, buffers), copies_but_last)
         finally:
             _at_work.discard(key)
-    return [reply.outgrown, reply.header, *map(PickleBuffer, reply.buffers)]  # which Dask sends uncopied
+    return [reply.outgrown, reply.header, *map(as_array, reply.buffers)]
+
+
+def as_array(buffer: Buffer) -> Any:
+    """``buffer`` as an array, which Dask sends without a copy where it can, by whatever way it goes."""
+    import numpy as np
+
+    return np.frombuffer(buffer, np.uint8)
 
 
 def is_at(key: str) -> bool:
