@@ -31,6 +31,7 @@ from flsim.message import SERVER_NODE_ID
 from flsim.places import Places
 from flsim.records import RecordDict
 from flsim.result import RunResult, digest
+from flsim.states import NodeStates
 from flsim.worker import JobSent, worker_loop
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class Run:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     async def _start(self, job: bytes, folder: Path) -> None:
+        self._link.states = NodeStates(folder)
         spec = self._plan.spec
         info = RunInfo(
             run_id=self._run_id,
@@ -228,6 +230,7 @@ class Run:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+        self._link.states.close()
 
     # ---- inside
 

@@ -1,4 +1,4 @@
-"""Everything that flsim raises, in one tree of four families.
+"""Everything that flsim raises, in one tree of five families.
 
 ::
 
@@ -13,6 +13,7 @@
     │   ├── EncodeError            content that cannot be sent, raised by the push
     │   └── NoReplies              nothing left to aggregate
     ├── WorkerLost                 a worker took its lease with it
+    ├── NoRoom                     what the run has to keep does not fit on the disk (exit code 1)
     └── BackendBroken              the backend cannot go on, and the run with it (exit code 1)
 """
 
@@ -122,6 +123,10 @@ class WorkerLost(FlsimError):
 
     def __str__(self) -> str:
         return self.detail or f"worker lost: {self.cause.value}"
+
+
+class NoRoom(FlsimError):
+    """What the run has to keep does not fit on the disk. Says which, and what to do."""
 
 
 class BackendBroken(FlsimError):

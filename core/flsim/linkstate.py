@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from flsim import stall
 from flsim.envelope import describe
-from flsim.errors import BackendBroken, EncodeError, WorkerLost
+from flsim.errors import BackendBroken, EncodeError, NoRoom, WorkerLost
 from flsim.events import Announced, LostWorker, Observers, Pulled, Pushed, Returned
 from flsim.fleet import FIRST_NODE_ID, Fleet
 from flsim.heart import Entry, Heart, Lease
@@ -25,6 +25,7 @@ from flsim.payload import EMPTY, Blob, Carried, Encoder, Share
 from flsim.pickling import decode, unencodable
 from flsim.resources import Place
 from flsim.sizing import LeaseSizes
+from flsim.states import NodeStates
 from flsim.wire import Outcome
 
 
@@ -117,11 +118,12 @@ class LinkState:
         self.run_id = run_id
         self.loop = loop
         self.heart = Heart(k.resources for k in fleet.kinds)
-        self.states: dict[int, Blob] = {}
         self.counts: dict[str, Count] = {}
         self.failure: BaseException | None = None
         self.lock = threading.RLock()
         self.clock = clock
+        self.states: NodeStates
+        """What the nodes keep; from when the run has a folder for them. Used on the event loop alone."""
         self.share: Share | None = None
         """The backend's, once it has started."""
         self._slots = 0
@@ -299,7 +301,7 @@ class LinkState:
             for entry, outcome, state, (content, error) in zip(lease.entries, outcomes, states, replies, strict=True):
                 if entry in accepted:
                     if error is None and state is not None:
-                        self.states[entry.node] = state
+                        self._keep(entry.node, state)
                     self._deliver(entry, content, error, outcome)
                     ended.append((entry, error, _without_memory(outcome)))
             self._sizes.learn(lease, outcomes, now)
@@ -408,6 +410,12 @@ class LinkState:
                     self._observers.put(Pulled(lease.id, len(lease.entries)))
                     _hand(self._waiting[lease.kind].popleft(), lease)
             self._arm()
+
+    def _keep(self, node: int, state: Blob) -> None:
+        try:
+            self.states.put(node, state)
+        except NoRoom as e:
+            self.fail(e)
 
     def _hold(self, lease: Lease) -> None:
         """What a lease carries stays until it is back, also where its messages are cancelled meanwhile."""

@@ -20,7 +20,7 @@ from flsim.apps import Context
 from flsim.blackbox import BlackBox, BlackBoxes, black_box
 from flsim.breakpoints import refused_in_workers
 from flsim.envelope import Generators, around_lease, describe, seed_globals, traceback_of
-from flsim.errors import AppLoadError, BackendBroken, WorkerLost
+from flsim.errors import AppLoadError, BackendBroken, NoRoom, WorkerLost
 from flsim.fleet import FIRST_NODE_ID
 from flsim.job import Job, JobKind, inspect_host, known_job, prepare, worker_name
 from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
@@ -80,9 +80,9 @@ async def _run(link: LinkState, backend: Backend, sent: JobSent, kind: int, leas
     whose waiters raise it."""
     need, limit = link.heart.needs[kind], link.fleet.kinds[kind].time_limit
     folder = str(sent.boxes.folder) if sent.own_process else ""
-    frames = pack_lease(_packed(lease, link), Terms(lease.id, folder, sent.digest, kind, sent.generators))
     overdue = None if limit is None else limit * len(lease.entries) + SILENCE
     try:
+        frames = pack_lease(_packed(lease, link), Terms(lease.id, folder, sent.digest, kind, sent.generators))
         result = await send(link, backend, frames, need, lease.place, lease.devices, overdue)
         answer = unpack_reply(result)
         if answer.status == JOB_WANTED:
@@ -93,7 +93,7 @@ async def _run(link: LinkState, backend: Backend, sent: JobSent, kind: int, leas
         outcomes = outcomes_of(answer, result.buffers)
     except WorkerLost as e:
         link.lost(lease, sent.boxes.explain(e, lease.id, limit, link.clock() - lease.pulled))
-    except (BackendBroken, AppLoadError, bdb.BdbQuit) as e:
+    except (BackendBroken, AppLoadError, NoRoom, bdb.BdbQuit) as e:
         link.fail(e)
     except asyncio.CancelledError:
         raise
