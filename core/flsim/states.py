@@ -13,7 +13,11 @@ from flsim.payload import Blob
 IN_MEMORY = 256 * 1024**2
 """Bytes of states that the driver holds in memory; those that changed last."""
 
-BESIDE = 500
+MANY = 50_000
+"""States that stay in memory at most, however small: Python's garbage collector looks at each, again and again, which
+takes it 0.2 s for half a million."""
+
+BESIDE = 300
 """Bytes that a state takes in memory beside its own."""
 
 MOST = 500_000_000
@@ -35,16 +39,19 @@ class NodeStates:
     def __init__(self, folder: Path, in_memory: int = IN_MEMORY) -> None:
         self._folder = folder
         self._limit = in_memory
-        self._recent: OrderedDict[int, Blob] = OrderedDict()
-        """From the one that was put first to the one that was put last."""
+        self._recent: OrderedDict[int, bytes | Blob] = OrderedDict()
+        """From the one that was put first to the one that was put last. Where nothing lies beside a pickle, it is kept
+        alone: ``bytes`` are no work for the garbage collector."""
         self._bytes = 0
         self._file: sqlite3.Connection | None = None
 
     def get(self, node: int) -> Blob | None:
         """The state of ``node``, where it has one. Raises NoRoom where the file cannot be read."""
-        blob = self._recent.get(node)
-        if blob is not None or self._file is None:
-            return blob
+        kept = self._recent.get(node)
+        if kept is not None:
+            return Blob(kept, ()) if isinstance(kept, bytes) else kept
+        if self._file is None:
+            return None
         try:
             row = self._file.execute("SELECT pickled, beside, ends FROM states WHERE node = ?", (node,)).fetchone()
         except sqlite3.Error as e:
@@ -55,10 +62,10 @@ class NodeStates:
         """``node`` has this state now, whose buffers are ``bytes``. Raises NoRoom where it does not fit on the disk."""
         before = self._recent.pop(node, None)
         if before is not None:
-            self._bytes -= before.nbytes + BESIDE
-        self._recent[node] = blob
-        self._bytes += blob.nbytes + BESIDE
-        if self._bytes > self._limit:
+            self._bytes -= _size(before)
+        kept = self._recent[node] = blob if blob.buffers else blob.pickled
+        self._bytes += _size(kept)
+        if self._bytes > self._limit or len(self._recent) > MANY:
             self._move()
 
     def close(self) -> None:
@@ -71,16 +78,16 @@ class NodeStates:
         """Move the oldest to the file, until the rest fits into memory."""
         rows = []
         large = []
-        while self._bytes > self._limit and self._recent:
-            node, blob = self._recent.popitem(last=False)
-            self._bytes -= blob.nbytes + BESIDE
-            if blob.nbytes > MOST:
-                large.append((node, blob))
+        while (self._bytes > self._limit or len(self._recent) > MANY) and self._recent:
+            node, kept = self._recent.popitem(last=False)
+            self._bytes -= _size(kept)
+            if _size(kept) > MOST:
+                large.append((node, kept))
             else:
-                rows.append(_to_row(node, blob))
-        for node, blob in large:
-            self._recent[node] = blob
-            self._bytes += blob.nbytes + BESIDE
+                rows.append(_to_row(node, kept))
+        for node, kept in large:
+            self._recent[node] = kept
+            self._bytes += _size(kept)
         try:
             if self._file is None:
                 self._file = self._open()
@@ -104,12 +111,16 @@ class NodeStates:
         )
 
 
-def _to_row(node: int, blob: Blob) -> tuple[int, bytes, bytes | None, str | None]:
-    if not blob.buffers:
-        return node, blob.pickled, None, None
-    buffers = [bytes(b) for b in blob.buffers]  # type: ignore[arg-type]  # none of a state is shared
+def _size(kept: bytes | Blob) -> int:
+    return BESIDE + (len(kept) if isinstance(kept, bytes) else kept.nbytes)
+
+
+def _to_row(node: int, kept: bytes | Blob) -> tuple[int, bytes, bytes | None, str | None]:
+    if isinstance(kept, bytes):
+        return node, kept, None, None
+    buffers = [bytes(b) for b in kept.buffers]  # type: ignore[arg-type]  # none of a state is shared
     ends = accumulate(map(len, buffers), initial=0)
-    return node, blob.pickled, b"".join(buffers), " ".join(map(str, ends))
+    return node, kept.pickled, b"".join(buffers), " ".join(map(str, ends))
 
 
 def _from_row(pickled: bytes, beside: bytes | None, ends: str | None) -> Blob:
