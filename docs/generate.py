@@ -189,6 +189,11 @@ CLAUSES: Mapping[int, tuple[str, str]] = {
         "whatever died on the way: see [Determinism](determinism.md).",
     ),
     11: ("Ports", "What is opened can be reached from this host alone, unless the user asks for more."),
+    12: (
+        "Payload",
+        "What many messages carry arrives in each as it was when it was pushed, whether `share` moves it once or each "
+        "lease carries it, and outlives the workers that had it. ClientApps cannot write to it.",
+    ),
 }
 
 

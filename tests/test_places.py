@@ -124,7 +124,7 @@ def test_a_cluster_without_any_worker_is_waited_for_and_then_refused() -> None:
 
         def capacity(self) -> list[Place]:
             self.asked += 1
-            self.names = ["late"] if self.asked > 1 else []
+            self.names = ["late"] if self.asked > 5 else []
             return super().capacity()
 
     growing = Growing()
@@ -132,3 +132,32 @@ def test_a_cluster_without_any_worker_is_waited_for_and_then_refused() -> None:
     known, said = take(growing)
     assert known == ["late"]
     assert said == ["there is no worker yet: waiting up to 30 s for the first"]
+
+
+def test_a_place_that_is_gone_is_not_used_while_a_new_one_is_inspected() -> None:
+    class Slow(Hosts):
+        def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
+            if place.name != "new":
+                return super().submit(frames, need, place, devices)
+            self.probe: Future[Frames] = Future()
+            self.answer = frames
+            return self.probe
+
+    backend = Slow("a", "b")
+
+    async def go() -> None:
+        link = LinkState(Fleet([Kind("k", client, 4)]), 1, asyncio.get_running_loop(), Observers([]))
+        places = Places(link, backend, SPEC, (), [].append)
+        await places.first()
+        backend.names = ["a", "new"]
+        updating = asyncio.create_task(places.update())
+        await asyncio.sleep(0)
+        backend.names = ["new"]
+        again = asyncio.create_task(places.update())
+        await asyncio.sleep(0)
+        assert not link.heart.at_once(0), "a place that is gone is offered leases"
+        backend.probe.set_result(run_lease(backend.answer))
+        await asyncio.gather(updating, again)
+        assert [p.name for p in places.known] == ["new"]
+
+    asyncio.run(go())

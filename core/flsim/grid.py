@@ -88,8 +88,7 @@ class Grid:
             sent = link.push(batch, inbox)
             if not link.wait(inbox, lambda: not inbox.pending, timeout):
                 link.cancel(sent, ErrorCode.TIMEOUT, f"no reply within the caller's timeout of {timeout:g} s")
-            replies = inbox.replies
-            return [replies[i] for i in sent]
+            return [inbox.replies.pop(i) for i in sent]  # whoever still knows of a message does not hold its reply
         except BaseException:
             link.cancel(sent, ErrorCode.CANCELLED, "its sender was interrupted")
             raise

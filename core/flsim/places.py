@@ -78,21 +78,28 @@ class Places:
 
     async def update(self) -> None:
         """Take the places that there are now."""
+        self._take()  # at once, lest leases go to those that are gone while others are inspected
         async with self._turn:
-            places = self._backend.capacity()
             if self._inspects:
-                new = [p for p in places if p.leases and p.name not in self._problems]
+                new = [p for p in self._backend.capacity() if p.leases and p.name not in self._problems]
                 await asyncio.gather(*(self._inspect(p) for p in new))
-                places = [p for p in places if not self._problems.get(p.name, "")]
-            self.known = places
-            self._link.set_places(places)
+            self._take()
             self._updated.set()
+
+    def _take(self) -> None:
+        self.known = [
+            p
+            for p in self._backend.capacity()
+            if not self._inspects or not p.leases or self._problems.get(p.name, "not inspected") == ""
+        ]
+        self._link.set_places(self.known)
 
     async def _inspect(self, place: Place) -> None:
         try:
             frames = await send(self._link, self._backend, pack_probe(self._requirements), NOTHING, place)
-        except WorkerLost:
-            return  # it is gone; should it come back, it is a new place
+        except WorkerLost:  # it is gone, or it is a host, where the next lease has a better one
+            self._problems.setdefault(place.name, "")
+            return
         host = unpack_host(frames)
         self._problems[place.name] = problem = self._problem(host)
         if problem and self.known:

@@ -12,7 +12,8 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,8 @@ LARGE = 128 * 1024
 """Together with so many bytes, buffers go by shared memory: the pipe copies them four times."""
 
 FEW = 256
-"""While more segments than this are open, what a single message carries goes by the pipe: files are limited, too."""
+"""So many files may be open for what a single message carries, and as many for replies that are held. What is beyond
+goes by the pipe, or is copied: open files are limited, too."""
 
 ALIGNED = 64
 """Bytes to whose multiple a buffer begins: a line of the cache, as vector instructions like it."""
@@ -204,4 +206,22 @@ def _aligned(at: int) -> int:
 
 
 def _mapped(fd: int, nbytes: int) -> memoryview:
-    return memoryview(mmap.mmap(fd, nbytes, prot=mmap.PROT_READ))
+    """The first bytes of a file. Before Python 3.13 a mapping keeps a file open: where many are held, they are read."""
+    if sys.version_info >= (3, 13):
+        return memoryview(mmap.mmap(fd, nbytes, prot=mmap.PROT_READ, trackfd=False))
+    if len(_held) >= FEW:
+        return memoryview(b"".join(_pieces(fd, nbytes)))
+    mapping = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ)
+    _held.add(mapping)
+    return memoryview(mapping)
+
+
+def _pieces(fd: int, nbytes: int) -> Iterator[bytes]:
+    at = 0
+    while at < nbytes:
+        piece = os.pread(fd, nbytes - at, at)
+        at += len(piece)
+        yield piece
+
+
+_held: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()

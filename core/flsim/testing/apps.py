@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import random
@@ -50,6 +51,33 @@ def echo(msg: Message, context: Context) -> Message:
     content = RecordDict(dict(msg.content))
     content["values"] = ConfigRecord({"pid": os.getpid(), "node": context.node_id})
     return Message(content, reply_to=msg)
+
+
+@client.query("model")
+def model(msg: Message, context: Context) -> Message:
+    """Say what was sent, give back new arrays, and one that this process fills anew for each message, which is also
+    the node's state."""
+    import numpy as np
+
+    sent: ArrayRecord = msg.content["model"]
+    kept = float(context.state["kept"]["0"].max()) if context.state else -1.0
+    scratch = _scratch.setdefault("array", np.zeros(40_000))
+    scratch[:] = context.node_id
+    context.state["kept"] = ArrayRecord([scratch])
+    values = {
+        "sum": float(sum(a.sum() for a in sent.values())),
+        "writeable": any(a.flags.writeable for a in sent.values()),
+        "kept": kept,
+        "raw": hashlib.sha256(bytes(msg.content["raw"]["raw"])).hexdigest(),
+    }
+    content = {
+        "values": ConfigRecord(values),
+        "new": ArrayRecord({"w": sent["w"] + 1, "scratch": scratch}),
+    }
+    return Message(RecordDict(content), reply_to=msg)
+
+
+_scratch: dict[str, Any] = {}
 
 
 @client.query("hold")

@@ -1,0 +1,203 @@
+"""Shared memory: what it holds comes back, its room is asked for before it is used, and it goes with its last user."""
+
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flsim_loky import memory
+from flsim_loky.memory import LARGE, Memory, Replies, Segment
+
+import flsim
+from flsim import ArrayRecord, ClientApp, ErrorCode, Grid, Message, RecordDict, RunResult, ServerApp
+from flsim.apps import Context
+from flsim.errors import BackendBroken
+
+MEGA = 1_000_000
+
+client = ClientApp()
+
+
+@client.train()
+def train(msg: Message, context: Context) -> Message:
+    return Message(RecordDict({"m": ArrayRecord({"w": msg.content["m"]["w"] + 1})}), reply_to=msg)
+
+
+@client.train("no_room")
+def no_room(msg: Message, context: Context) -> Message:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MEGA, MEGA))
+    return train(msg, context)
+
+
+@client.train("die")
+def die(msg: Message, context: Context) -> Message:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return msg
+
+
+def run(main: Callable[[Grid, Context], None], nodes: int = 8) -> RunResult:
+    server = ServerApp()
+    server.main()(main)
+    return flsim.run(server, client, nodes=nodes, backend="loky", options={"cpus": 2.0}, quiet=True)
+
+
+def models(grid: Grid, type_: str = "train", nbytes: int = MEGA) -> Iterator[Message]:
+    content = RecordDict({"m": ArrayRecord({"w": np.zeros(nbytes // 8)})})
+    return (Message(content, node, type_) for node in grid.get_node_ids())
+
+
+def segments() -> int:
+    """How many this process has open."""
+    links = (os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd))
+    return sum(link.startswith("/memfd:flsim") for link in links)
+
+
+def _is_open(fd: str) -> bool:
+    return Path("/proc/self/fd", fd).is_symlink()
+
+
+def mapped() -> int:
+    """Bytes of segments that this process has mapped."""
+    total = 0
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if "/memfd:flsim" in line:
+            begin, end = line.split()[0].split("-")
+            total += int(end, 16) - int(begin, 16)
+    return total
+
+
+@contextmanager
+def files_of_at_most(nbytes: int) -> Iterator[None]:
+    """What full memory does, by a limit of this process."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture(params=["nameless", "files"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for segments, which are files in it, or have no name."""
+    if request.param == "files":
+        monkeypatch.setattr(memory, "_nameless", lambda: False)
+    elif not memory._nameless():
+        pytest.skip("this system has no nameless files that others can open")
+    return tmp_path
+
+
+def test_what_is_placed_is_read_in_place_and_cannot_be_written_to(folder: Path) -> None:
+    segment = Segment(folder)
+    buffers = [memoryview(b"abc"), memoryview(bytes(range(200)))]
+    views = segment.place(buffers).views()
+    assert [bytes(v) for v in views] == [bytes(b) for b in buffers]
+    assert all(v.readonly for v in views)
+    assert all(np.frombuffer(v, np.uint8).__array_interface__["data"][0] % 64 == 0 for v in views)
+    segment.close()
+    assert bytes(views[0]) == b"abc"
+    assert not any(folder.iterdir())
+
+
+def test_the_replies_of_a_lease_follow_each_other(folder: Path) -> None:
+    segment = Segment(folder)
+    replies = Replies(segment.path)
+    large = [bytes([i]) * LARGE for i in range(3)]
+    kept = [*replies.keep([memoryview(large[0]), memoryview(b"few")], False), *replies.keep([memoryview(large[1])], True)]
+    assert replies.keep([memoryview(b"few")], True) == [b"few"]
+    spans = [k for k in kept if isinstance(k, tuple)]
+    view = segment.read(spans[-1][1])
+    assert [bytes(view[begin:end]) for begin, end in spans] == [large[0], b"few", large[1]]
+    segment.close()
+
+
+def test_replies_that_are_held_do_not_take_all_the_files_that_may_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "FEW", 3)
+
+    def main(grid: Grid, context: Context) -> None:
+        replies = grid.send_and_receive(models(grid))
+        assert segments() <= 3 + 2
+        assert all((r.content["m"]["w"] == 1).all() for r in replies)
+
+    run(main)
+
+
+def test_few_bytes_are_not_shared_and_what_one_message_carries_only_while_few_are(folder: Path) -> None:
+    shared = Memory(folder)
+    large = memoryview(bytes(LARGE))
+    assert shared.share([large[1:]], 100) is None
+    held = [shared.share([large], 1) for _ in range(memory.FEW)]
+    assert all(held)
+    assert shared.share([large], 1) is None
+    assert shared.share([large], 2) is not None
+    shared.close()
+    assert segments() == 0
+    assert not any(folder.iterdir())
+    assert shared.share([large], 2) is None
+
+
+def test_a_run_moves_its_models_and_leaves_no_segment(folder: Path) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        for _ in range(3):
+            for reply in grid.stream(models(grid)):
+                assert (reply.content["m"]["w"] == 1).all()
+
+    run(main)
+    assert segments() == 0
+
+
+def test_a_segment_goes_when_the_last_message_that_carries_it_has_ended() -> None:
+    def main(grid: Grid, context: Context) -> None:
+        replies = grid.send_and_receive(models(grid))
+        assert mapped() >= 8 * MEGA
+        assert mapped() < 9 * MEGA  # the model is gone
+        del replies
+        assert mapped() == 0
+        assert segments() <= 2  # those that wait for the replies of two workers
+
+    run(main)
+
+
+def test_a_worker_that_is_killed_leaves_no_segment() -> None:
+    def main(grid: Grid, context: Context) -> None:
+        codes = {r.error.code for r in grid.send_and_receive(models(grid, "train.die"))}
+        assert codes == {ErrorCode.WORKER_DIED}
+        assert segments() <= 2
+        assert all(r.has_content() for r in grid.send_and_receive(models(grid)))
+
+    run(main, nodes=3)
+    assert segments() == 0
+
+
+def test_a_model_that_finds_no_room_is_an_error_where_it_is_pushed() -> None:
+    def main(grid: Grid, context: Context) -> None:
+        with files_of_at_most(MEGA), pytest.raises(BackendBroken, match=r"no room for 8\.0 MB of shared memory"):
+            grid.push_messages(models(grid, nbytes=8 * MEGA))
+        assert all(r.has_content() for r in grid.send_and_receive(models(grid)))
+
+    run(main)
+
+
+def test_a_reply_that_finds_no_room_is_the_error_of_its_message() -> None:
+    def main(grid: Grid, context: Context) -> None:
+        (reply,) = grid.send_and_receive([next(models(grid, "train.no_room", 8 * MEGA))])
+        assert reply.error.code == ErrorCode.REPLY_UNENCODABLE
+        assert "cannot keep the reply" in reply.error.reason
+
+    run(main)
+
+
+def test_a_segment_is_read_by_a_process_of_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_nameless", lambda: False)
+    segment = Segment(tmp_path)
+    assert Path(segment.path).stat().st_mode & 0o777 == 0o600
+    segment.close()
+
+
