@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import threading
 from collections.abc import Sequence
@@ -11,11 +12,25 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flsim import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flsim import (
+    ArrayRecord,
+    ClientApp,
+    ConfigRecord,
+    ErrorCode,
+    Kind,
+    Message,
+    MetricRecord,
+    RecordDict,
+    Resources,
+)
 from flsim.envelope import Generators
-from flsim.errors import BackendBroken
+from flsim.errors import BackendBroken, Cause, WorkerLost
+from flsim.events import Observers
+from flsim.fleet import Fleet
+from flsim.linkstate import LinkState
 from flsim.payload import EMPTY, Blob, Encoder, Piece, Share, Shared, blob_of, copies, copies_but_last
 from flsim.pickling import INLINE, decode, encode, unencodable
+from flsim.resources import Place
 from flsim.wire import Packed, Terms, pack_lease
 
 LARGE = INLINE // 8
@@ -24,10 +39,6 @@ LARGE = INLINE // 8
 
 def arrays(*arrays: NDArray[Any]) -> RecordDict:
     return RecordDict({"a": ArrayRecord(list(arrays))})
-
-
-def back(blob: Blob) -> Any:
-    return decode(blob.pickled, [buffer for buffer in blob.buffers if not isinstance(buffer, Piece)])
 
 
 def encoded(*contents: Any) -> list[Blob]:
@@ -62,24 +73,24 @@ def test_content_comes_back_equal() -> None:
             "c": ConfigRecord({"on": True, "raw": b"\0\1"}),
         }
     )
-    again = back(blob_of(content))
+    again = blob_of(content).decoded()
     assert again == content
     assert type(again) is RecordDict
 
 
 @pytest.mark.parametrize("content", [None, 3, "text", {"a": [1, 2]}, MetricRecord({"a": 1}), b"x" * 10_000], ids=repr)
 def test_the_content_may_be_anything_that_pickles(content: object) -> None:
-    assert back(blob_of(content)) == content
+    assert blob_of(content).decoded() == content
 
 
 def test_what_only_this_script_defines_travels_by_value() -> None:
     factor = 3
-    assert back(blob_of(lambda x: x * factor))(4) == 12
+    assert blob_of(lambda x: x * factor).decoded()(4) == 12
 
 
 def test_arrays_travel_beside_the_pickle_and_small_ones_in_it() -> None:
     blob = blob_of(arrays(np.zeros(LARGE), np.zeros(LARGE - 1), np.ones(LARGE)))
-    assert [memoryview(b).nbytes for b in blob.buffers] == [INLINE, INLINE]
+    assert [memoryview(b).nbytes for b in blob.unshared] == [INLINE, INLINE]
     assert len(blob.pickled) < 2 * INLINE
     assert blob.nbytes == len(blob.pickled) + 2 * INLINE
 
@@ -106,15 +117,15 @@ def test_an_empty_state_is_no_bytes() -> None:
     ids=lambda a: f"{a.dtype.kind}{a.shape}",
 )
 def test_an_array_of_any_layout_and_dtype_comes_back_equal(array: NDArray[Any]) -> None:
-    again = back(blob_of(arrays(array)))["a"]["0"]
+    again = blob_of(arrays(array)).decoded()["a"]["0"]
     assert (again.dtype, again.shape) == (array.dtype, array.shape)
     assert np.array_equal(again, array)
 
 
 def test_decoded_arrays_are_read_only_views_of_the_buffers() -> None:
     blob = blob_of(arrays(np.arange(float(LARGE))))
-    again = back(blob)["a"]["0"]
-    assert np.shares_memory(again, np.frombuffer(blob.buffers[0]))
+    again = blob.decoded()["a"]["0"]
+    assert np.shares_memory(again, np.frombuffer(blob.unshared[0]))
     assert not again.flags.writeable
 
 
@@ -122,7 +133,7 @@ def test_what_is_done_to_an_array_afterwards_is_not_seen() -> None:
     array = np.zeros(LARGE)
     blob = blob_of(arrays(array))
     array += 1
-    assert not back(blob)["a"]["0"].any()
+    assert not blob.decoded()["a"]["0"].any()
 
 
 # ---- large bytes, and tensors
@@ -141,7 +152,7 @@ def test_what_is_done_to_an_array_afterwards_is_not_seen() -> None:
 def test_large_bytes_travel_beside_the_pickle(content: Any) -> None:
     blob = blob_of(content)
     assert len(blob.pickled) < INLINE
-    assert repr(back(blob)) == repr(content)
+    assert repr(blob.decoded()) == repr(content)
 
 
 def test_large_bytes_are_not_copied_where_they_are_encoded() -> None:
@@ -153,7 +164,7 @@ def test_the_same_bytes_in_one_content_travel_once() -> None:
     raw = bytes(INLINE)
     blob = blob_of([raw, raw])
     assert len(blob.buffers) == 1
-    assert back(blob) == [raw, raw]
+    assert blob.decoded() == [raw, raw]
 
 
 def test_large_bytes_that_come_in_memory_of_another_kind_are_bytes_again() -> None:
@@ -164,7 +175,41 @@ def test_large_bytes_that_come_in_memory_of_another_kind_are_bytes_again() -> No
 def test_a_function_whose_constants_are_large_bytes_travels_by_value() -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(f"def answer():\n    return {b'x' * INLINE!r}", names)
-    assert back(blob_of(names["answer"]))() == b"x" * INLINE
+    assert blob_of(names["answer"]).decoded()() == b"x" * INLINE
+
+
+def test_the_tensors_of_torch_travel_as_arrays_and_can_be_written_to() -> None:
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Linear(60, 60)
+    many = torch.arange(4.0 * LARGE).reshape(4, -1)
+    content = {
+        "layer": layer,
+        "part": many[1:3, ::2],
+        "half": torch.ones(4 * LARGE, dtype=torch.bfloat16),
+        "few": torch.tensor([True, False]),
+        "none": torch.zeros(0, 3),
+        "one": torch.tensor(3, dtype=torch.int64),
+        "leaf": torch.ones(2 * LARGE, requires_grad=True),
+    }
+    blob = blob_of(content)
+    assert len(blob.buffers) == 4
+    assert len(blob.pickled) < 2 * INLINE
+    again = blob.decoded()
+    for key in content.keys() - {"layer"}:
+        assert torch.equal(again[key], content[key]), key
+        assert again[key].dtype == content[key].dtype
+        assert again[key].requires_grad == content[key].requires_grad
+    assert torch.equal(again["layer"].weight, layer.weight)
+    assert again["layer"].weight.requires_grad
+    again["half"][0] = 2
+    assert content["half"][0] == 1
+
+
+def test_a_tensor_that_many_contents_carry_is_shared() -> None:
+    torch = pytest.importorskip("torch")
+    weights, store = torch.zeros(2 * LARGE), Store()
+    shared(store, {"w": weights, "node": 1}, {"w": weights, "node": 2})
+    assert [(len(buffers), messages) for buffers, messages in store.given] == [(1, 2)]
 
 
 # ---- one push
@@ -188,13 +233,13 @@ def test_an_array_that_different_contents_carry_is_copied_once() -> None:
         content["c"] = ConfigRecord({"node": node})
     blobs = encoded(*contents)
     assert len({id(b.buffers[0]) for b in blobs}) == 1
-    assert [back(b)["c"]["node"] for b in blobs] == [0, 1, 2]
+    assert [b.decoded()["c"]["node"] for b in blobs] == [0, 1, 2]
 
 
 def test_views_of_one_array_keep_their_own_shape_dtype_and_part() -> None:
     base = np.arange(2.0 * LARGE)
     views = [base, base[:LARGE], base[LARGE:], base.reshape(2, -1), base.view(np.int64), base.reshape(2, -1).T]
-    again = back(blob_of(arrays(*views)))["a"]
+    again = blob_of(arrays(*views)).decoded()["a"]
     for array, view in zip(again.values(), views, strict=True):
         assert (array.shape, array.dtype) == (view.shape, view.dtype)
         assert np.array_equal(array, view)
@@ -204,14 +249,14 @@ def test_contents_that_live_no_longer_than_their_message_are_not_mixed_up() -> N
     encoder = Encoder()
     for i in range(50):
         encoder.add(arrays(np.full(LARGE, float(i))))
-    assert [back(b)["a"]["0"][0] for b in encoder.finish()] == list(range(50))
+    assert [b.decoded()["a"]["0"][0] for b in encoder.finish()] == list(range(50))
 
 
 def test_arrays_that_live_no_longer_than_the_encoding_are_not_mixed_up() -> None:
     encoder = Encoder()
     for i in range(50):
         encoder.add(MadeAsNeeded(i))
-    assert [back(b)[0] for b in encoder.finish()] == list(range(50))
+    assert [b.decoded()[0] for b in encoder.finish()] == list(range(50))
 
 
 # ---- what is shared
@@ -271,7 +316,7 @@ def test_what_a_backend_does_not_share_is_copied() -> None:
     array = np.zeros(LARGE)
     (blob,) = shared(lambda buffers, messages: None, arrays(array))
     array += 1
-    assert not back(blob)["a"]["0"].any()
+    assert not blob.decoded()["a"]["0"].any()
 
 
 def test_where_there_is_no_room_for_all_nothing_stays_shared() -> None:
@@ -294,12 +339,49 @@ def test_what_is_shared_has_its_buffers_counted_in_a_lease() -> None:
     assert [contents[at][1] for message in messages for at in message[-2:]] == [(0, 1), (2,), (0, 1, 3), (2,)]
 
 
+def test_what_is_shared_stays_until_its_messages_have_ended_and_its_leases_are_back() -> None:
+    store = Store()
+
+    async def go() -> None:
+        link = LinkState(Fleet([Kind("k", ClientApp(), 4)]), 1, asyncio.get_running_loop(), Observers([]))
+        link.share = store
+        link.set_places([Place("here", Resources(cpus=1), 1)])
+        content = arrays(np.zeros(LARGE))
+        ids = link.push([Message(content, node, "train") for node in (2, 3)], link.inbox())
+        lease = await link.pull(0)
+        assert lease is not None
+        assert len(lease.entries) == 1
+        link.cancel(ids, ErrorCode.CANCELLED, "")
+        assert store.closed == 0, "a worker may be about to read what is gone"
+        link.lost(lease, WorkerLost(Cause.LEFT))
+        assert store.closed == 1
+        link.push([Message(content, 4, "train")], link.inbox())
+        link.close()
+        assert store.closed == 2
+
+    asyncio.run(go())
+
+
+def test_a_push_into_a_run_that_has_failed_shares_nothing() -> None:
+    store = Store()
+
+    async def go() -> None:
+        link = LinkState(Fleet([Kind("k", ClientApp(), 4)]), 1, asyncio.get_running_loop(), Observers([]))
+        link.share = store
+        link.fail(BackendBroken("gone"))
+        with pytest.raises(BackendBroken, match="gone"):
+            link.push([Message(arrays(np.zeros(LARGE)), 2, "train")], link.inbox())
+
+    asyncio.run(go())
+    assert (len(store.given), store.closed) == (1, 1)
+
+
 # ---- what a worker keeps
 
 
 def test_a_reply_is_kept_as_it_is_then() -> None:
     array = np.zeros(LARGE)
-    raw = memoryview(array).cast("B")
+    raw = array.data.cast("B")
     kept = [copies([raw], last=True)[0], copies_but_last([raw], last=False)[0], copies_but_last([raw], last=True)[0]]
     array += 1
     assert [bool(np.frombuffer(b).any()) for b in kept] == [False, False, True]
@@ -320,7 +402,7 @@ def test_what_cannot_be_encoded_raises_its_own_error_and_leaves_the_encoder_usab
     with pytest.raises(RuntimeError, match="not me"):
         encoder.add({"x": Unwilling()})
     encoder.add({"x": 1})
-    assert [back(b) for b in encoder.finish()] == [{"x": 1}]
+    assert [b.decoded() for b in encoder.finish()] == [{"x": 1}]
 
 
 def test_the_key_that_cannot_be_encoded_is_named_with_its_type_and_the_error() -> None:

@@ -136,7 +136,9 @@ def test_a_cluster_without_any_worker_is_waited_for_and_then_refused() -> None:
 
 def test_a_place_that_is_gone_is_not_used_while_a_new_one_is_inspected() -> None:
     class Slow(Hosts):
-        def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
+        def submit(
+            self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()
+        ) -> Future[Frames]:
             if place.name != "new":
                 return super().submit(frames, need, place, devices)
             self.probe: Future[Frames] = Future()
@@ -147,7 +149,7 @@ def test_a_place_that_is_gone_is_not_used_while_a_new_one_is_inspected() -> None
 
     async def go() -> None:
         link = LinkState(Fleet([Kind("k", client, 4)]), 1, asyncio.get_running_loop(), Observers([]))
-        places = Places(link, backend, SPEC, (), [].append)
+        places = Places(link, backend, SPEC, (), lambda text: None)
         await places.first()
         backend.names = ["a", "new"]
         updating = asyncio.create_task(places.update())

@@ -139,7 +139,8 @@ class Simulation:
             room = self.heart.rooms[name]
             assert {k: v for k, v in room._used.items() if v} == dict(amounts), f"the book of {name} is wrong"
         for node, head in self.heart._held.items():
-            assert head.status is Status.HELD and head.held, f"node {node} has nobody to wait for"
+            assert head.status is Status.HELD, f"node {node} waits for a message that nobody holds back"
+            assert head.held
             waiting = [e for e in self.heart._nodes[node] or () if e.status is not Status.DONE]
             assert all(e.held for e in waiting), "a message waits for one that its sender holds back"
         busy = [e.node for lease in self.heart.leases.values() for e in lease.entries]

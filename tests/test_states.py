@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +12,7 @@ from flsim import ArrayRecord, ClientApp, ConfigRecord, Context, Grid, Message, 
 from flsim.errors import NoRoom
 from flsim.payload import Blob, blob_of
 from flsim.states import BESIDE, NodeStates
+from flsim.testing.watch import files_of_at_most
 
 FEW = 10 * (1000 + BESIDE)
 """Room in memory for ten states of :func:`state`."""
@@ -69,24 +66,10 @@ def test_a_state_with_arrays_comes_back_from_the_disk(tmp_path: Path) -> None:
     states.close()
 
 
-@contextmanager
-def files_of_at_most(nbytes: int) -> Iterator[None]:
-    """What a full disk does, by a limit of this process."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 def test_a_full_disk_is_said_with_what_to_do(tmp_path: Path) -> None:
     states = NodeStates(tmp_path, in_memory=0)
     with files_of_at_most(200_000), pytest.raises(NoRoom, match=r"go to .*, and cannot: .*\n.*TMPDIR"):
-        for node in range(100):
-            states.put(node, Blob(bytes(1_000_000), ()))
+        states.put(2, Blob(bytes(100_000_000), ()))
     states.close()
 
 
@@ -96,7 +79,7 @@ def test_a_run_goes_on_where_the_states_are_on_the_disk(monkeypatch: pytest.Monk
 
     @client.train()
     def train(msg: Message, context: Context) -> Message:
-        visits = len(context.state.get("visits", MetricRecord({"at": []}))["at"])  # type: ignore[arg-type]
+        visits = len(context.state["visits"]["at"]) if context.state else 0
         context.state["visits"] = MetricRecord({"at": [context.node_id] * (visits + 1)})
         context.state["filler"] = ConfigRecord({"raw": bytes(1000)})
         return Message(RecordDict({"m": MetricRecord({"visits": visits + 1})}), reply_to=msg)

@@ -42,7 +42,20 @@ class Status(Enum):
 class Entry:
     """A message in the LinkState."""
 
-    __slots__ = ("aborts", "alone", "deadline", "deaths", "held", "id", "kind", "node", "payload", "since", "status", "type")
+    __slots__ = (
+        "aborts",
+        "alone",
+        "deadline",
+        "deaths",
+        "held",
+        "id",
+        "kind",
+        "node",
+        "payload",
+        "since",
+        "status",
+        "type",
+    )
 
     def __init__(self, id_: int, node: int, kind: int, type_: str, deadline: float | None, payload: Any) -> None:
         self.id = id_

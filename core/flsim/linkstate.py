@@ -22,7 +22,7 @@ from flsim.fleet import FIRST_NODE_ID, Fleet
 from flsim.heart import Entry, Heart, Lease
 from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
 from flsim.payload import EMPTY, Blob, Carried, Encoder, Share
-from flsim.pickling import decode, unencodable
+from flsim.pickling import unencodable
 from flsim.resources import Place
 from flsim.sizing import LeaseSizes
 from flsim.states import NodeStates
@@ -497,6 +497,6 @@ def _reply(outcome: Outcome) -> tuple[object, Error | None]:
     if outcome.error is not None:
         return None, outcome.error
     try:
-        return decode(outcome.reply.pickled, outcome.reply.buffers), None
+        return outcome.reply.decoded(), None
     except BaseException as e:  # unpickling runs the app's code, which may raise anything
         return None, Error(int(ErrorCode.REPLY_UNDECODABLE), describe(e))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from flsim.pickling import Buffer, encode
+from flsim.pickling import Buffer, decode, encode
 
 
 class Shared(ABC):
@@ -73,13 +73,20 @@ class Blob(NamedTuple):
     @property
     def nbytes(self) -> int:
         """The size of all of it."""
-        return len(self.pickled) + sum(
-            b.nbytes if isinstance(b, (Piece, memoryview)) else len(b) for b in self.buffers
-        )
+        return len(self.pickled) + sum(b.nbytes if isinstance(b, (Piece, memoryview)) else len(b) for b in self.buffers)
+
+    @property
+    def unshared(self) -> list[Buffer]:
+        """Its buffers, of a Blob that has come from a worker, or was not shared."""
+        return [b for b in self.buffers if not isinstance(b, Piece)]
+
+    def decoded(self) -> Any:
+        """The content, of such a Blob. Raises whatever unpickling raises."""
+        return decode(self.pickled, self.unshared)
 
     def own(self) -> Blob:
-        """The same in memory of its own: a view of it would hold all that came with it."""
-        return Blob(self.pickled, tuple([copied(memoryview(b)) for b in self.buffers])) if self.buffers else self
+        """The same, of such a Blob, in memory of its own: a view would hold all that came with it."""
+        return Blob(self.pickled, tuple([copied(memoryview(b)) for b in self.unshared])) if self.buffers else self
 
 
 def blob_of(content: Any) -> Blob:
@@ -112,8 +119,8 @@ def copies_but_last(raws: Sequence[memoryview], last: bool) -> list[Buffer]:
 
 
 Keep = Callable[[Sequence[memoryview], bool], Sequence[Any]]
-"""How a worker keeps what is large in the replies of a lease until they are sent. It is called for each message with the
-memory of its content, and of its node's state, which are the ClientApp's and may change as soon as the next message
+"""How a worker keeps what is large in the replies of a lease until they are sent. It is called for each message with
+the memory of its content, and of its node's state, which are the ClientApp's and may change as soon as the next message
 runs; the ``bool`` says that there is none, so that who sends at once need not copy. It returns as many buffers, or
 whatever stands for them in the Frames that the backend takes back."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Buffer = bytes | bytearray | memoryview
 
 INLINE = 4096
-"""Arrays and ``bytes`` below this many bytes stay in the pickle: a buffer of their own would cost more than the copy."""
+"""Arrays and ``bytes`` of fewer bytes stay in the pickle: a buffer of their own would cost more than the copy."""
 
 _REFERS = b"\0"
 """Begins what :func:`encode` gives where its ``bytes`` are out of band; a pickle alone begins otherwise."""
@@ -40,7 +40,7 @@ def encode(content: Any) -> tuple[bytes, list[memoryview]]:
     pickler = _pickler()(beside)
     pickled = pickler.pickled(content)
     if pickler.texts:
-        return _REFERS + pickled, [*beside, *map(memoryview, reversed(pickler.texts))]
+        return _REFERS + pickled, [*beside, *(memoryview(text) for text in reversed(pickler.texts))]
     return pickled, beside
 
 

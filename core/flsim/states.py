@@ -118,7 +118,7 @@ def _size(kept: bytes | Blob) -> int:
 def _to_row(node: int, kept: bytes | Blob) -> tuple[int, bytes, bytes | None, str | None]:
     if isinstance(kept, bytes):
         return node, kept, None, None
-    buffers = [bytes(b) for b in kept.buffers]  # type: ignore[arg-type]  # none of a state is shared
+    buffers = [bytes(b) for b in kept.unshared]
     ends = accumulate(map(len, buffers), initial=0)
     return node, kept.pickled, b"".join(buffers), " ".join(map(str, ends))
 

@@ -32,6 +32,7 @@ RELEASE_AFTER = 0.01
 """Seconds after which a task is released. The scheduler holds messages to a worker back for 5 ms after each, and the
 place's next lease should not wait behind this one's release."""
 
+
 class DaskShared(Shared):
     """Buffers that are sent to each worker which has a lease that carries them, and stay there until this is closed.
 
@@ -72,6 +73,7 @@ class Worker:
     """Its nanny is about to end it for that."""
     leases: set[Lease] = field(default_factory=set)
     """One, as its place takes; but a place that comes back may be asked what is installed there beside it."""
+
     @property
     def address(self) -> str:
         """Where it is, and what its place is called."""

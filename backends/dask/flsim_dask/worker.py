@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,8 +33,10 @@ def run(address: str, small: list[bytes | None], *large: list[Any]) -> list[Any]
     from flsim.worker import run_lease
 
     left = iter(large)
-    parts = [[part] if part is not None else [memoryview(array).toreadonly() for array in next(left)] for part in small]
-    header, *buffers = chain.from_iterable(parts)
+    parts: list[Any] = []
+    for part in small:
+        parts += [memoryview(array).toreadonly() for array in next(left)] if part is None else [part]
+    header, *buffers = parts
     worker = get_worker()
     key = str(worker.get_current_task())
     with _ONE_AT_A_TIME:

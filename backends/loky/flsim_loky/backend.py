@@ -104,7 +104,8 @@ class LokyBackend(Backend):
         self._driver.close()
 
     def _new_slot(self, devices: tuple[int, ...]) -> _Slot:
-        assert self._run is not None and self._memory is not None
+        assert self._run is not None
+        assert self._memory is not None
         visible = ",".join(self._devices[i] for i in devices) if self._devices else None
         slot = _Slot(self._run, self._memory, self._driver_lives, devices, visible)
         self._slots.add(slot)
@@ -115,7 +116,7 @@ class LokyBackend(Backend):
             self._slots.remove(slot)
             slot.close()
 
-    def _done(self, slot: _Slot, inner: Future[Frames], future: Future[Frames]) -> None:
+    def _done(self, slot: _Slot, inner: Future[Any], future: Future[Frames]) -> None:
         """Called in the executor's own thread. The slot is free, or gone, before anybody hears of it."""
         error = inner.exception()
         if error is None:
@@ -179,7 +180,8 @@ class _Slot:
                 parts += [shared.placed for shared in buffers]
             else:
                 parts += self._placed(list(buffers))
-        return self.executor.submit(_run, frames.header, parts, self._replies.path)
+        inner: Future[Any] = self.executor.submit(_run, frames.header, parts, self._replies.path)
+        return inner
 
     def take(self, back: tuple[bytes, list[Any], bool]) -> Frames:
         """What :func:`_run` gave. Raises OSError where what is large in it cannot be mapped."""

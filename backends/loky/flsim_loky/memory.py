@@ -1,8 +1,8 @@
 """Memory that the driver shares with its workers: it owns all of it, and workers open it by a path.
 
-On Linux a segment has no name (``memfd_create``), so whatever ends the driver frees it, and /dev/shm does not limit it; a
-worker finds it among the driver's open files. Elsewhere it is a file in the run's folder. It is written by system calls
-and mapped where it is read: where there is no room, that is an OSError, and not the end of the process that writes.
+On Linux a segment has no name (``memfd_create``), so whatever ends the driver frees it, and /dev/shm does not limit
+it; a worker finds it among the driver's open files. Elsewhere it is a file in the run's folder. It is written by system
+calls and mapped where it is read: where there is no room, that is an OSError, and not the end of who writes.
 """
 
 from __future__ import annotations
@@ -186,7 +186,11 @@ _numbers = itertools.count()
 
 def _nameless() -> bool:
     """Whether workers can open the driver's nameless files: a process that may not be traced hides its own."""
-    return sys.platform == "linux" and Path("/proc/self/fd").exists() and Path("/proc/self/fd").stat().st_uid == os.geteuid()
+    return (
+        sys.platform == "linux"
+        and Path("/proc/self/fd").exists()
+        and Path("/proc/self/fd").stat().st_uid == os.geteuid()
+    )
 
 
 def _write(fd: int, begin: int, buffers: Sequence[memoryview]) -> Spans:

@@ -4,18 +4,19 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flsim_loky import memory
-from flsim_loky.memory import LARGE, Memory, Replies, Segment
 
 import flsim
 from flsim import ArrayRecord, ClientApp, ErrorCode, Grid, Message, RecordDict, RunResult, ServerApp
 from flsim.apps import Context
 from flsim.errors import BackendBroken
+from flsim.testing.watch import files_of_at_most
+from flsim_loky import memory
+from flsim_loky.memory import LARGE, Memory, Replies, Segment
 
 MEGA = 1_000_000
 
@@ -53,12 +54,11 @@ def models(grid: Grid, type_: str = "train", nbytes: int = MEGA) -> Iterator[Mes
 
 def segments() -> int:
     """How many this process has open."""
-    links = (os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd))
+    links = []
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # it has just been closed, as that of the folder itself
+            links.append(str(fd.readlink()))
     return sum(link.startswith("/memfd:flsim") for link in links)
-
-
-def _is_open(fd: str) -> bool:
-    return Path("/proc/self/fd", fd).is_symlink()
 
 
 def mapped() -> int:
@@ -69,19 +69,6 @@ def mapped() -> int:
             begin, end = line.split()[0].split("-")
             total += int(end, 16) - int(begin, 16)
     return total
-
-
-@contextmanager
-def files_of_at_most(nbytes: int) -> Iterator[None]:
-    """What full memory does, by a limit of this process."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.fixture(params=["nameless", "files"])
@@ -110,7 +97,10 @@ def test_the_replies_of_a_lease_follow_each_other(folder: Path) -> None:
     segment = Segment(folder)
     replies = Replies(segment.path)
     large = [bytes([i]) * LARGE for i in range(3)]
-    kept = [*replies.keep([memoryview(large[0]), memoryview(b"few")], False), *replies.keep([memoryview(large[1])], True)]
+    kept = [
+        *replies.keep([memoryview(large[0]), memoryview(b"few")], False),
+        *replies.keep([memoryview(large[1])], True),
+    ]
     assert replies.keep([memoryview(b"few")], True) == [b"few"]
     spans = [k for k in kept if isinstance(k, tuple)]
     view = segment.read(spans[-1][1])
@@ -199,5 +189,3 @@ def test_a_segment_is_read_by_a_process_of_this_user_alone(tmp_path: Path, monke
     segment = Segment(tmp_path)
     assert Path(segment.path).stat().st_mode & 0o777 == 0o600
     segment.close()
-
-

@@ -32,7 +32,6 @@ from flsim.job import Job, JobKind, job_digest
 from flsim.message import ErrorCode, Message
 from flsim.options import make_options
 from flsim.payload import Frames, blob_of
-from flsim.pickling import decode
 from flsim.project import Project, load_project
 from flsim.records import ArrayRecord, ConfigRecord, RecordDict
 from flsim.resources import Resources
@@ -753,7 +752,9 @@ def _models(grid: Grid, context: Context) -> None:
                 continue
             assert reply.has_content(), f"node {node} was sent a model, and answered {reply.error}"
             said, new = reply.content["values"], reply.content["new"]
-            assert said["sum"] == expected, f"node {node} was sent arrays whose sum is {expected}, and saw {said['sum']}"
+            assert said["sum"] == expected, (
+                f"node {node} was sent arrays whose sum is {expected}, and saw {said['sum']}"
+            )
             assert not said["writeable"], f"node {node} was given arrays that it could write to"
             assert said["raw"] == hashlib.sha256(raw).hexdigest(), f"node {node} was sent other bytes than it saw"
             assert np.array_equal(new["w"], model["w"]), f"node {node} answered with other arrays than came back"
@@ -783,7 +784,7 @@ def _lost(desk: Desk, future: Future[Frames]) -> WorkerLost:
 
 def _values(answer: Any) -> dict[str, Any]:
     assert answer.error is None, str(answer.error)
-    return dict(decode(answer.reply.pickled, answer.reply.buffers).config_records["values"])
+    return dict(answer.reply.decoded().config_records["values"])
 
 
 def _eventually_places(desk: Desk, count: int) -> list[Any]:

@@ -1,12 +1,16 @@
-"""What a check sees from outside: which processes live, and what they listen on. By /proc, so on Linux."""
+"""What a check sees and does from outside: which processes live, what they listen on, how much they may write.
+
+By /proc, so on Linux."""
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -96,3 +100,16 @@ def listening(pids: set[int]) -> set[str]:
             if target.startswith("socket:[") and target[8:-1] in sockets:
                 found.add(sockets[target[8:-1]])
     return found
+
+
+@contextmanager
+def files_of_at_most(nbytes: int) -> Iterator[None]:
+    """No file of this process, nor a segment of its shared memory, grows beyond so many bytes: as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
