@@ -181,7 +181,7 @@ def test_a_function_whose_constants_are_large_bytes_travels_by_value() -> None:
 def test_the_tensors_of_torch_travel_as_arrays_and_can_be_written_to() -> None:
     torch = pytest.importorskip("torch")
     layer = torch.nn.Linear(60, 60)
-    many = torch.arange(4.0 * LARGE).reshape(4, -1)
+    many = torch.arange(16.0 * LARGE).reshape(4, -1)
     content = {
         "layer": layer,
         "part": many[1:3, ::2],
