@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
 import os
 import re
 import shlex
@@ -149,6 +150,33 @@ def resources() -> None:
     for name, (kind, text) in RESOURCES.items():
         default = "empty" if kind == "table" else f"`{fields[name].default:g}`"
         print(f"| `{name}` | {kind} | {default} | {text} |")
+
+
+def measured(file: str, measures: Mapping[str, str], *cases: str) -> None:
+    """What `flsim bench` has measured, as a table: a line for each case and measure, a column for each subject.
+
+    Args:
+        file: in docs/measured, as `--json` has written it.
+        measures: those that are shown, with what they are called.
+        cases: those that are shown; all where none is given.
+    """
+    data = json.loads((ROOT / "docs" / "measured" / file).read_text())
+    found = {(s["case"], s["measure"], s["subject"]): s for s in data["summaries"]}
+    subjects = [s["label"] for s in data["subjects"]]
+    print(f"| case | measure | {' | '.join(subjects)} |\n|---|---|{'---:|' * len(subjects)}")
+    for case in cases or dict.fromkeys(c for c, _, _ in found):
+        for measure, title in measures.items():
+            cells = [_cell(found.get((case, measure, s))) for s in subjects]
+            if any(cells):
+                print(f"| {case} | {title} | {' | '.join(cells)} |")
+
+
+def _cell(summary: Mapping[str, Any] | None) -> str:
+    if summary is None:
+        return ""
+    value = summary["median"]
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.3g}"
+    return text if summary["ratio"] is None else f"{text} ({summary['ratio']:.2g} ×)"
 
 
 CLAUSES: Mapping[int, tuple[str, str]] = {

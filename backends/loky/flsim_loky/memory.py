@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from flsim.envelope import describe
 from flsim.errors import BackendBroken
-from flsim.payload import Shared
+from flsim.payload import Shared, copied
 
 LARGE = 128 * 1024
 """Together with so many bytes, buffers go by shared memory: the pipe copies them four times."""
@@ -70,14 +70,14 @@ class Segment:
 class SharedSegment(Shared):
     """What many messages carry, in a segment of its own."""
 
-    def __init__(self, segment: Segment, placed: Placed, closed: Callable[[SharedSegment], None]) -> None:
+    def __init__(self, segment: Segment, placed: Placed, forget: Callable[[SharedSegment], bool]) -> None:
         self.placed = placed
         self._segment = segment
-        self._closed = closed
+        self._forget = forget
 
     def close(self) -> None:
-        self._closed(self)
-        self._segment.close()
+        if self._forget(self):  # else it went with the backend
+            self._segment.close()
 
 
 class Memory:
@@ -126,9 +126,11 @@ class Memory:
         for shared in left:
             shared.close()
 
-    def _forget(self, shared: SharedSegment) -> None:
+    def _forget(self, shared: SharedSegment) -> bool:
         with self._lock:
+            was_open = shared in self._open
             self._open.discard(shared)
+            return was_open
 
 
 def no_room(buffers: Sequence[memoryview], error: OSError) -> BackendBroken:
@@ -171,7 +173,7 @@ class Replies:
         """Write them behind those of the messages before, or copy them where they are small. Raises OSError where
         there is no room."""
         if sum(b.nbytes for b in buffers) < LARGE:
-            return [bytes(b) for b in buffers]
+            return [copied(b) for b in buffers]
         fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         try:
             spans = _write(fd, self._end, buffers)

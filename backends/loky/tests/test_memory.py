@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -131,6 +132,17 @@ def test_few_bytes_are_not_shared_and_what_one_message_carries_only_while_few_ar
     assert segments() == 0
     assert not any(folder.iterdir())
     assert shared.share([large], 2) is None
+
+
+def test_what_went_with_the_backend_is_not_closed_once_more(folder: Path) -> None:
+    shared = Memory(folder)
+    segment = shared.share([memoryview(bytes(LARGE))], 2)
+    assert segment is not None
+    shared.close()
+    with tempfile.TemporaryFile() as other:  # which has its number now, where it was a file's
+        segment.close()
+        other.write(b"still open")
+        other.flush()
 
 
 def test_a_run_moves_its_models_and_leaves_no_segment(folder: Path) -> None:
