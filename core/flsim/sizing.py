@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LEASE_SECONDS = 0.03
 """What a lease should fill at least, so that what it costs beside its messages does not count."""
 
-ROUND_TRIPS = 8
+ROUND_TRIPS = 100
 """… and as many of the backend's own round trips, where those are long."""
 
 GROWTH = 8

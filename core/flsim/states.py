@@ -13,7 +13,7 @@ from flsim.payload import Blob
 IN_MEMORY = 256 * 1024**2
 """Bytes of states that the driver holds in memory; those that changed last."""
 
-MANY = 50_000
+MANY = 10_000
 """States that stay in memory at most, however small: Python's garbage collector looks at each, again and again, which
 takes it 0.2 s for half a million."""
 
