@@ -166,12 +166,12 @@ def measured(file: str, measures: Mapping[str, str], *cases: str) -> None:
     print(f"| case | measure | {' | '.join(subjects)} |\n|---|---|{'---:|' * len(subjects)}")
     for case in cases or dict.fromkeys(c for c, _, _ in found):
         for measure, title in measures.items():
-            cells = [_cell(found.get((case, measure, s))) for s in subjects]
+            cells = [_figure(found.get((case, measure, s))) for s in subjects]
             if any(cells):
                 print(f"| {case} | {title} | {' | '.join(cells)} |")
 
 
-def _cell(summary: Mapping[str, Any] | None) -> str:
+def _figure(summary: Mapping[str, Any] | None) -> str:
     if summary is None:
         return ""
     value = summary["median"]
