@@ -176,7 +176,9 @@ def _figure(summary: Mapping[str, Any] | None) -> str:
         return ""
     value = summary["median"]
     text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.3g}"
-    return text if summary["ratio"] is None else f"{text} ({summary['ratio']:.2g} ×)"
+    if (ratio := summary["ratio"]) is None:
+        return text
+    return f"{text} ({ratio:,.0f} ×)" if ratio >= 10 else f"{text} ({ratio:.2g} ×)"
 
 
 CLAUSES: Mapping[int, tuple[str, str]] = {
