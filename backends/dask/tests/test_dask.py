@@ -226,25 +226,30 @@ def test_two_runs_on_one_cluster_do_not_share_a_process_at_the_same_time(cluster
     assert first["ended"] <= second["begun"]
 
 
-def test_a_large_buffer_goes_to_a_worker_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_shared_goes_to_each_worker_once_and_what_a_lease_carries_alone_goes_with_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent: list[int] = []
     scatter: Any = distributed.Client.scatter
 
-    def counted(self: distributed.Client, data: list[bytes], **options: Any) -> Any:
-        sent.extend(map(len, data))
+    def counted(self: distributed.Client, data: list[list[Any]], **options: Any) -> Any:
+        sent.extend(array.nbytes for arrays in data for array in arrays)
         return scatter(self, data, **options)
 
     monkeypatch.setattr(distributed.Client, "scatter", counted)
     with joined(cluster).desk() as desk:
         desk.start()
+        assert desk.backend.share([memoryview(bytes(1000))], 2) is None
+        shared = desk.backend.share([memoryview(bytes(1_000_000)), memoryview(bytes(5000))], 2)
+        assert shared is not None
         frames = desk.frames("echo", text="x" * 3_000_000)
-        model = bytes(1_000_000)
-        frames.buffers.extend([model, b"small", model])
+        frames.buffers.extend([shared, b"small", shared])
         places = desk.places(2)
         for place in [*places, *places]:
             reply = desk.backend.submit(frames, desk.need, place)
             assert desk.outcome(reply).error is None
-    assert sorted(sent) == sorted(2 * [1_000_000, len(frames.header)])
+        shared.close()
+    assert sorted(sent) == sorted([*2 * [1_000_000, 5000], *4 * [len(frames.header)]])
 
 
 def test_a_lease_that_waits_behind_others_is_withdrawn_by_an_abort(cluster: Cluster) -> None:
