@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import random
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
@@ -99,6 +101,14 @@ class MixesUpSeeds(SerialBackend):
         *rest, messages = pickle.loads(frames.header)
         messages = [(id_, node, k + 1, *more) for id_, node, k, *more in messages]
         return super().submit(Frames(pickle.dumps((*rest, messages)), frames.buffers), need, place)
+
+
+class DrawsBesideACall(SerialBackend):
+    """A thread of its own draws from ``random`` while a ClientApp runs."""
+
+    def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
+        threading.Timer(0.5, random.random).start()
+        return super().submit(frames, need, place)
 
 
 class OneDeathFailsItsNeighbours(PoolBackend):

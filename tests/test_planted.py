@@ -20,6 +20,7 @@ FOUND_BY = {
     planted.HangsOnStop: "stop_may_be_called_twice_and_leaves_no_thread_and_no_process",
     planted.DropsEqualSubmissions: "equal_submissions_both_run",
     planted.MixesUpSeeds: "seeds_are_of_the_node_and_its_count",
+    planted.DrawsBesideACall: "nothing_draws_from_the_generators_beside_a_call",
     planted.OneDeathFailsItsNeighbours: "a_death_costs_no_other_lease",
 }
 

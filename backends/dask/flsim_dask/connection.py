@@ -13,6 +13,8 @@ from distributed import Client
 from distributed.security import Security
 from distributed.utils import silence_logging_cmgr
 
+from flsim_dask.worker import let_dask_draw_apart
+
 T = TypeVar("T")
 
 PATIENCE = 10.0
@@ -36,6 +38,7 @@ class Connection:
     """A distributed.Client in its asynchronous mode. Its methods are typed in part only."""
 
     def __init__(self, address: str, security: Security | None, direct: bool | None) -> None:
+        let_dask_draw_apart()
         self.loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._drive, name="flsim-dask", daemon=True)

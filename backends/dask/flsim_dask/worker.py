@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,20 @@ if TYPE_CHECKING:
 _ONE_AT_A_TIME = threading.Lock()
 _at_work: set[str] = set()
 """The key of the task whose lease this process is at."""
+
+
+DRAWING = ("dask.sizeof", "distributed.comm.core", "distributed.utils_comm", "tornado.ioloop")
+"""Modules of Dask's event loop that draw from the module ``random`` at any moment: to sample what a list weighs, with
+each message that has more than ten parts; which worker to ask; how long to wait."""
+
+
+def let_dask_draw_apart() -> None:
+    """Give these modules a generator of their own, in this process. ``random`` is the apps', and what they draw from
+    it has to repeat."""
+    for name in DRAWING:
+        module: Any = sys.modules.get(name)
+        if getattr(module, "random", None) is random:
+            module.random = random.Random()
 
 
 def run(address: str, small: list[bytes | None], *large: list[Any]) -> list[Any]:
@@ -37,6 +53,7 @@ def run(address: str, small: list[bytes | None], *large: list[Any]) -> list[Any]
     for part in small:
         parts += [memoryview(array).toreadonly() for array in next(left)] if part is None else [part]
     header, *buffers = parts
+    let_dask_draw_apart()
     worker = get_worker()
     key = str(worker.get_current_task())
     with _ONE_AT_A_TIME:

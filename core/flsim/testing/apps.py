@@ -174,6 +174,24 @@ def draw(msg: Message, context: Context) -> Message:
     return Message(RecordDict({"arrays": arrays, "about": about}), reply_to=msg)
 
 
+def untouched_generators() -> Callable[[], bool]:
+    """A function that says whether the global generators still give what they would have given now."""
+    import numpy as np
+
+    ours, numpys = random.Random(), np.random.RandomState()
+    ours.setstate(random.getstate())
+    numpys.set_state(np.random.get_state())
+    return lambda: (random.random(), np.random.random()) == (ours.random(), numpys.random_sample())
+
+
+@client.query("rest")
+def rest(msg: Message, context: Context) -> Message:
+    """Do nothing for a second, and say whether the global generators were left alone meanwhile."""
+    untouched = untouched_generators()
+    time.sleep(1)
+    return reply(msg, untouched=untouched())
+
+
 @client.query("raise")
 def raise_(msg: Message, context: Context) -> Message:
     """Raise what ``how`` says."""

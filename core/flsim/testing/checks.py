@@ -33,9 +33,9 @@ from flsim.message import ErrorCode, Message
 from flsim.options import make_options
 from flsim.payload import Frames, blob_of
 from flsim.project import Project, load_project
-from flsim.records import ArrayRecord, ConfigRecord, RecordDict
+from flsim.records import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flsim.resources import Resources
-from flsim.testing.apps import RAISED, RETURNED, client, held, notes
+from flsim.testing.apps import RAISED, RETURNED, client, held, notes, untouched_generators
 from flsim.testing.subject import Desk, Subject
 from flsim.testing.watch import alive, children, command, kill, listening, shared_memory, until
 from flsim.wire import JOB_WANTED, Packed, Terms, outcomes_of, pack_lease, unpack_reply, with_job
@@ -622,6 +622,15 @@ def seeds_are_of_the_node_and_its_count(subject: Subject) -> None:
             assert drawn[str(k)][i] == expected, f"node {node}, message {k}: drew {drawn[str(k)][i]}, not {expected}"
 
 
+@check(10)
+def nothing_draws_from_the_generators_beside_a_call(subject: Subject) -> None:
+    """What ``random`` and ``numpy.random`` give after a second of rest is what they would have given before it, in the
+    ClientApp and in the ServerApp."""
+    result = subject.run(_rest_all)
+    for who, untouched in result.state.metric_records["untouched"].items():
+        assert untouched, f"something drew from the global generators of the {who} while it rested"
+
+
 @check(10, "isolation")
 def deaths_do_not_change_the_result(subject: Subject) -> None:
     """Every fifth node ends its worker once: the digest is that of a run without deaths."""
@@ -672,6 +681,7 @@ _unreached = ServerApp()
 _hold_all = ServerApp()
 _take_all = ServerApp()
 _draw_rounds = ServerApp()
+_rest_all = ServerApp()
 _send_models = ServerApp()
 
 
@@ -718,6 +728,16 @@ def _draw(grid: Grid, context: Context) -> None:
             context.state[f"{record}-{k}"] = value
         drawn[str(k)] = np.array([r.content.array_records["arrays"]["drawn"][0] for r in replies])
     context.state["drawn"] = ArrayRecord(drawn)
+
+
+@_rest_all.main()
+def _rest(grid: Grid, context: Context) -> None:
+    untouched = untouched_generators()
+    replies = grid.send_and_receive(Message(RecordDict(), n, "query.rest") for n in grid.get_node_ids()[:2])
+    errors = [str(r.error) for r in replies if r.has_error()]
+    assert not errors, f"errors came back: {errors}"
+    clients = all(r.content.config_records["values"]["untouched"] for r in replies)
+    context.state["untouched"] = MetricRecord({"ServerApp": int(untouched()), "ClientApp": int(clients)})
 
 
 @_send_models.main()
