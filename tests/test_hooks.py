@@ -15,7 +15,7 @@ from helpers import APP, TABLE, backend_plugin, flsim, python, write, write_app,
 
 import flsim as package
 from flsim.cli.app import app as commands
-from flsim.cli.commands import with_commands
+from flsim.cli.commands import with_app_options, with_commands
 from flsim.errors import ConfigError, InputError
 from flsim.find import find_project
 from flsim.plugins import Plugins
@@ -121,6 +121,101 @@ def test_a_plugin_that_loads_no_project_is_named(tmp_path: Path, install: Instal
     plugins = install(f"{HOOK}@hookimpl\ndef flsim_load_app(path): return str(path)")
     with pytest.raises(InputError, match=r"plugin acme \(acme\) took the app at .* for a str, and no Project"):
         find_project(plugins, write_app(tmp_path / "ours"))
+
+
+# ---- flsim_app_options
+
+OPTIONS = """
+import dataclasses
+from flsim.hooks import AppOption, hookimpl
+
+@hookimpl
+def flsim_app_options():
+    return [AppOption("acme_spice", ("--spice", "-x"), "NAME", "What is added. Repeatable.")]
+
+@hookimpl
+def flsim_load_app(path, given):
+    if not (path / "acme.toml").is_file():
+        return None
+    from flsim.project import load_project
+    project = load_project(path / "app.py")
+    return dataclasses.replace(project, name="with " + " and ".join(given.get("acme_spice", ["nothing"])))
+"""
+"""A plugin whose apps take an option."""
+
+
+def test_run_takes_the_options_of_a_plugin_and_hands_them_to_it(install: Install, tmp_path: Path) -> None:
+    install(OPTIONS)
+    app = write(tmp_path / "theirs", {"app.py": APP, "acme.toml": ""})
+
+    def name(*args: str) -> str:
+        done = flsim("run", app, "--dry-run", "--json", *args, path=[tmp_path / "site"])
+        assert done.returncode == 0, done.stderr
+        return str(json.loads(done.stdout)["app"])
+
+    assert name() == "with nothing"
+    assert name("--spice", "salt", "-x", "sugar") == "with salt and sugar"
+    shown = flsim("run", "--help", path=[tmp_path / "site"]).stdout
+    assert "-x, --spice NAME" in shown
+    assert "What is added. Repeatable." in shown
+
+
+def test_an_option_of_a_plugin_is_refused_for_an_app_that_is_not_the_plugins(install: Install, tmp_path: Path) -> None:
+    install(OPTIONS)
+    done = flsim("run", write_app(tmp_path / "ours"), "--spice", "salt", path=[tmp_path / "site"])
+    assert done.returncode == 2
+    assert "--spice is for apps of plugin acme (acme), and " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("raise KeyError('oops')", "KeyError: 'oops'"),
+        ("return [1]", "TypeError: flsim_app_options returns a list of AppOption, not [1]"),
+        ("return [AppOption('a', ('--seed',), 'N', '')]", "the option '--seed' is taken"),
+        ("return [AppOption('path', ('--b',), 'N', '')]", "the option 'path' is taken"),
+    ],
+)  # fmt: skip
+def test_a_plugin_whose_options_fail_adds_none_and_says_why(
+    install: Install, tmp_path: Path, body: str, error: str
+) -> None:
+    plugins = install(f"from flsim.hooks import AppOption, hookimpl\n@hookimpl\ndef flsim_app_options():\n    {body}\n")
+    whole = with_app_options(commands, plugins)
+    assert errors(plugins) == {"acme": error}
+    assert whole.registered_commands == commands.registered_commands
+    assert find_project(plugins, write_app(tmp_path / "ours")).name == "ours"
+
+
+# ---- a dry run that does more
+
+
+def test_a_dry_run_does_what_a_plugins_app_has_for_it(install: Install, tmp_path: Path) -> None:
+    install(LOADER.replace('name="acme\'s"', "rehearse=lambda plan: [f'tried with seed {plan.seed}']"))
+    app = write(tmp_path / "theirs", {"app.py": APP, "acme.toml": ""})
+    run = ("run", app, "--dry-run", "--seed", "5")
+    done = flsim(*run, path=[tmp_path / "site"])
+    assert done.stdout.splitlines()[-1] == "  tried with seed 5"
+    assert json.loads(flsim(*run, "--json", path=[tmp_path / "site"]).stdout)["rehearsal"] == ["tried with seed 5"]
+
+
+# ---- another library's apps
+
+
+def test_an_app_of_another_library_is_called_by_what_its_adapter_makes_of_it(install: Install, tmp_path: Path) -> None:
+    install(
+        "import dataclasses\nfrom flsim.hooks import hookimpl\n"
+        "def server(theirs): return lambda grid, context: context.state.update(theirs(grid.link.fleet.nodes))\n"
+        "@hookimpl\n"
+        "def flsim_load_app(path):\n"
+        "    from flsim.code import Code, Reference\n"
+        "    from flsim.project import load_project\n"
+        "    project = load_project(path)\n"
+        "    reference = Reference(Code.of_folder(path), 'app', 'theirs', adapter=server)\n"
+        "    return dataclasses.replace(project, server=reference)\n"
+    )
+    theirs = "\nfrom flsim import ConfigRecord\ndef theirs(nodes): return {'theirs': ConfigRecord({'nodes': nodes})}\n"
+    result = package.run(write_app(tmp_path / "app", app=APP + theirs), backend="serial", quiet=True)
+    assert result.state["theirs"]["nodes"] == 3
 
 
 # ---- flsim_commands

@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -93,6 +93,9 @@ class Reference:
     attribute: str
     file: str = ""
     """The module's file in the code's folder, where the module is not to be found by its name."""
+    adapter: Callable[[Any], Any] | None = None
+    """What makes of the attribute an app that the engine can call, where it is another library's. Pickled by name, so
+    it is a function or a class of a module that workers have, too."""
 
     def __str__(self) -> str:
         return f"{self.module}:{self.attribute}"
@@ -130,7 +133,7 @@ def import_reference(reference: Reference) -> Any:
             text = f"; its apps are: {', '.join(apps)}" if apps else ""
             raise AppLoadError(f"{reference}: {reference.module} has no {part!r}{text}")
         value = getattr(value, part)
-    return value
+    return value if reference.adapter is None else reference.adapter(value)
 
 
 class _Imported:

@@ -30,6 +30,11 @@ class Grid:
         self._inbox = link.inbox()
         self._reports: list[Reported] = []
 
+    @property
+    def link(self) -> LinkState:
+        """Where the messages are: for a plugin that builds another library's Grid on it."""
+        return self._link
+
     def get_node_ids(self, kind: str | None = None) -> range:
         """The ids of all nodes, or of one kind. Raises UnknownName for a kind that there is not."""
         return self._link.fleet.node_ids(kind)

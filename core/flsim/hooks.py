@@ -6,7 +6,7 @@ hook's name under :data:`hookimpl`. The module is imported whenever ``flsim`` st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from flsim.events import Observer
     from flsim.fleet import Scalar
     from flsim.project import Project
+
+OptionValues = Mapping[str, Sequence[str]]
+"""What the user gave of the options that plugins add to ``flsim run``: by name, and only those that were given."""
 
 hookspec = pluggy.HookspecMarker("flsim")
 hookimpl = pluggy.HookimplMarker("flsim")
@@ -38,15 +41,33 @@ class RunView:
     """Where to write what the user should see; None: nowhere."""
 
 
+@dataclass(frozen=True, slots=True)
+class AppOption:
+    """An option that ``flsim run`` takes for the apps of a plugin. It may be given several times."""
+
+    name: str
+    """By which its values are handed to ``flsim_load_app``: an identifier."""
+    flags: tuple[str, ...]
+    """As the user types it, ``--run-config`` and ``-c``."""
+    metavar: str
+    help: str
+
+
 @hookspec
 def flsim_backends() -> list[BackendSpec]:  # type: ignore[empty-body]  # a hookspec has no body
     """The backends that this plugin offers."""
 
 
 @hookspec(firstresult=True)
-def flsim_load_app(path: Path) -> Project | None:
+def flsim_load_app(path: Path, given: OptionValues) -> Project | None:
     """The app at ``path``, an absolute path of a folder or a file that is there; None where it is not one of this
-    plugin's. Asked before the engine looks for an app of its own; the first answer counts."""
+    plugin's. Asked before the engine looks for an app of its own; the first answer counts. ``given`` holds what the
+    user gave of the plugin's own options."""
+
+
+@hookspec
+def flsim_app_options() -> list[AppOption]:  # type: ignore[empty-body]  # a hookspec has no body
+    """The options that ``flsim run`` takes for this plugin's apps. Called whenever ``flsim`` starts."""
 
 
 @hookspec

@@ -12,7 +12,7 @@ import pluggy
 
 from flsim import hooks
 from flsim.backend import BackendSpec
-from flsim.discovery import Plugin, ask, discover
+from flsim.discovery import Plugin, ask, discover, one_line
 from flsim.errors import BackendUnavailable, InputError, UnknownName
 from flsim.events import Observer
 
@@ -56,6 +56,21 @@ class Plugins:
         """The plugins that implement a hook, by name and module, in the order in which pluggy asks them."""
         for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
             yield implementation.plugin_name, implementation.plugin
+
+    def app_options(self) -> Iterator[tuple[str, object, list[hooks.AppOption]]]:
+        """The options that each plugin adds to ``flsim run``, with its name and module. One that fails adds none, and
+        its error is noted."""
+        for name, module in self.implementing("flsim_app_options"):
+            try:
+                given = next(iter(self.ask(module, "flsim_app_options")), None)
+                if not isinstance(given, list) or not all(isinstance(o, hooks.AppOption) for o in given):
+                    raise TypeError(f"flsim_app_options returns a list of AppOption, not {given!r}")
+            except KeyboardInterrupt:
+                raise
+            except BaseException as e:  # foreign code, which must not cost the user --help
+                self.failed(name, one_line(e))
+            else:
+                yield name, module, given
 
     def observers(self, run: hooks.RunView) -> list[Observer]:
         """The observers of a run. A plugin that fails to make its own is reported, and the run goes on."""

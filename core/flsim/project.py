@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flsim.apps import ClientApp, ServerApp
 from flsim.code import Code, Reference, file_reference, import_module, import_reference
 from flsim.errors import ConfigError, InputError, UnknownName
 from flsim.fleet import Fleet, Kind, Scalar, flatten
 from flsim.resources import Resources
+
+if TYPE_CHECKING:
+    from flsim.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,9 @@ class Project:
     """Options by backend, as the pyproject gives them."""
     requirements: tuple[str, ...] = ()
     """Distributions that the app needs, as ``[project] dependencies`` gives them."""
+    rehearse: Callable[[Plan], Sequence[str]] | None = None
+    """What ``flsim run --dry-run`` does beyond saying what would run: called with the plan of the run, it returns the
+    lines to show, and raises where the run would fail."""
 
     def with_config(self, changes: Mapping[str, Scalar]) -> Project:
         """A copy with ``changes`` in its config. Raises UnknownName or ConfigError."""

@@ -8,13 +8,13 @@ import sys
 def main() -> None:
     """Entry point: run the command line and exit with its code."""
     from flsim.cli.app import app
-    from flsim.cli.commands import with_commands
+    from flsim.cli.commands import with_app_options, with_commands
     from flsim.errors import FlsimError, InputError
     from flsim.plugins import Plugins
 
     try:
         plugins = Plugins()
-        with_commands(app, plugins)(obj=plugins)
+        with_commands(with_app_options(app, plugins), plugins)(obj=plugins)
     except InputError as e:
         _fail(e, 2)
     except FlsimError as e:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 def run(
+    ctx: typer.Context,
     path: Path = typer.Argument(
         ..., metavar="APP", help="A folder with a pyproject.toml, or a .py file with a ServerApp and a ClientApp."
     ),
@@ -57,7 +59,10 @@ def run(
     """
     with _stdout_for_json() if as_json else contextlib.nullcontext(sys.stdout) as out:
         needs = {"cpus": cpus, "gpus": gpus, "memory": memory}
-        plugins, plan = _plan(path, backend, option, nodes, sets, needs, time_limit, seed)
+        # What is given of plugins' own options stands beside what is listed here.
+        listed = {*inspect.signature(run).parameters}
+        given = {k: v for k, v in ctx.params.items() if k not in listed and v}
+        plugins, plan = _plan(path, backend, option, nodes, sets, needs, time_limit, seed, given)
         if dry_run:
             _show_plan(plan, out, as_json)
             return
@@ -82,6 +87,7 @@ def _plan(
     needs: dict[str, Any],
     time_limit: float | None,
     seed: int | None,
+    given: Mapping[str, Sequence[str]],
 ) -> tuple[Plugins, Plan]:
     from flsim.find import find_project
     from flsim.options import make_options, parse_assignments
@@ -93,7 +99,7 @@ def _plan(
     plugins = Plugins()
     if backend is not None:
         make_options(plugins.backend(backend).spec, options)
-    project = find_project(plugins, path)
+    project = find_project(plugins, path, given)
     if nodes is not None:
         project = project.with_nodes(nodes)
     project = project.with_config(config)
@@ -194,7 +200,10 @@ def _show_plan(plan: Plan, out: TextIO, as_json: bool) -> None:
         "options": dataclasses.asdict(plan.options),
         "seed": plan.seed,
     }  # fmt: skip
+    rehearse = project.rehearse
     if as_json:
+        if rehearse is not None:
+            shown["rehearsal"] = list(rehearse(plan))
         print(json.dumps(shown, indent=2, default=str), file=out)
         return
     print(f"{shown['app']}: would run server {shown['server']}", file=out)
@@ -206,6 +215,10 @@ def _show_plan(plan: Plan, out: TextIO, as_json: bool) -> None:
         print(text, file=out)
     print(f"  on {shown['backend']} with {_pairs(shown['options']) or 'its defaults'}, seed {shown['seed']}", file=out)
     print(f"  config: {_pairs(shown['config']) or 'none'}", file=out)
+    if rehearse is not None:
+        out.flush()
+        for line in rehearse(plan):
+            print(f"  {line}", file=out)
 
 
 def _pairs(values: dict[str, Any]) -> str:
