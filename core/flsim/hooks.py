@@ -7,9 +7,9 @@ hook's name under :data:`hookimpl`. The module is imported whenever ``flsim`` st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pluggy
 
@@ -39,6 +39,8 @@ class RunView:
     config: Mapping[str, Scalar]
     out: TextIO | None
     """Where to write what the user should see; None: nowhere."""
+    plugins: Mapping[str, Any] = field(default_factory=dict)
+    """The plugins that the user asks for, by name: an instance of what each one's ``flsim_options`` returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,12 @@ class AppOption:
 @hookspec
 def flsim_backends() -> list[BackendSpec]:  # type: ignore[empty-body]  # a hookspec has no body
     """The backends that this plugin offers."""
+
+
+@hookspec
+def flsim_options() -> type[Any] | None:
+    """The options of a plugin that takes part in a run only where the user asks for it, by its name or by one of them:
+    a frozen dataclass whose fields have defaults and ``metadata["help"]``."""
 
 
 @hookspec(firstresult=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from flsim.apps import ClientApp
+from flsim.asking import asked_plugins
 from flsim.backend import BackendSpec
 from flsim.errors import ConfigError, UnknownName, UnsupportedResources
 from flsim.events import Observer, Observers
@@ -35,6 +36,7 @@ def run(
     seed: int | None = None,
     resources: Resources | Mapping[str, Any] | None = None,
     time_limit: float | None = None,
+    plugins: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> RunResult:
     """Run an app and return its result.
@@ -49,6 +51,8 @@ def run(
         seed: makes the run repeatable; None: what the app says, else one is drawn.
         resources: what one ClientApp needs: Resources instead of what the app says, a dict of its fields beside it.
         time_limit: seconds that one message may run in a worker, instead of what the app says.
+        plugins: those that are asked for, by name, beside or instead of what the app says: True, False, or a dict of
+            options.
         quiet: show nothing; otherwise what the run does is shown, on stderr or in the notebook's cell.
 
     Raises:
@@ -58,8 +62,8 @@ def run(
         bdb.BdbQuit: the user quit at a breakpoint.
         BaseException: whatever the ServerApp raises.
     """
-    plugins = Plugins()
-    project = _project(plugins, app, client, nodes)
+    found = Plugins()
+    project = _project(found, app, client, nodes)
     if config:
         project = project.with_config(config)
     if isinstance(resources, Resources):
@@ -69,8 +73,8 @@ def run(
         project = project.with_resources(resources)
     if time_limit is not None:
         project = project.with_time_limit(time_limit)
-    plan = make_plan(plugins, project, backend=backend, options=options or {}, seed=seed)
-    return plan.run(plan.observers(plugins, None if quiet else sys.stderr))
+    plan = make_plan(found, project, backend=backend, options=options or {}, seed=seed, asked=plugins or {})
+    return plan.run(plan.observers(found, None if quiet else sys.stderr))
 
 
 def _project(plugins: Plugins, app: Any, client: Any, nodes: int | None) -> Project:
@@ -111,6 +115,8 @@ class Plan:
     options: Any
     """An instance of the backend's options."""
     seed: int
+    plugins: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The options of the plugins that are asked for."""
 
     def __post_init__(self) -> None:
         for kind in self.project.kinds:
@@ -120,7 +126,7 @@ class Plan:
         """The observers that plugins give for this run. ``out`` is where they write what the user should see."""
         project = self.project
         nodes = sum(k.nodes for k in project.kinds)
-        view = RunView(project.name, self.spec.name, nodes, self.seed, project.config, out)
+        view = RunView(project.name, self.spec.name, nodes, self.seed, project.config, out, self.plugins)
         return plugins.observers(view)
 
     def run(self, observers: Sequence[Observer] = ()) -> RunResult:
@@ -137,8 +143,10 @@ def make_plan(
     backend: str | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Choose the backend, and resolve its options and the seed. Raises InputError."""
+    """Choose the backend, and resolve its options, those of the plugins that are asked for, and the seed. Raises
+    InputError."""
     refuse_namesake()
     name = backend or project.backend
     spec = (plugins.backend(name) if name else plugins.default_backend()).spec
@@ -146,7 +154,8 @@ def make_plan(
     made = make_options(spec, {**project.options.get(spec.name, {}), **(options or {})})
     if seed is None:
         seed = project.seed
-    return Plan(project, spec, made, secrets.randbits(32) if seed is None else check_seed(seed))
+    seed = secrets.randbits(32) if seed is None else check_seed(seed)
+    return Plan(project, spec, made, seed, asked_plugins(plugins, project.plugins, asked or {}))
 
 
 def _check_options(plugins: Plugins, project: Project) -> None:

@@ -47,6 +47,13 @@ def run(
     time_limit: float | None = typer.Option(
         None, "--time-limit", metavar="SECONDS", help="Seconds that one message may run before its worker is ended."
     ),
+    plugin: list[str] = typer.Option(
+        [],
+        "--plugin",
+        "-p",
+        metavar="NAME[.KEY=VALUE]",
+        help="A plugin that takes part, or one of its options; NAME=false: it does not. Repeatable.",
+    ),
     seed: int | None = typer.Option(None, "--seed", min=0, help="Makes the run repeatable; drawn where not given."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Load and check everything, say what would run, and stop."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON, and nothing else, to stdout."),
@@ -62,7 +69,7 @@ def run(
         # What is given of plugins' own options stands beside what is listed here.
         listed = {*inspect.signature(run).parameters}
         given = {k: v for k, v in ctx.params.items() if k not in listed and v}
-        plugins, plan = _plan(path, backend, option, nodes, sets, needs, time_limit, seed, given)
+        plugins, plan = _plan(path, backend, option, nodes, sets, needs, time_limit, plugin, seed, given)
         if dry_run:
             _show_plan(plan, out, as_json)
             return
@@ -86,9 +93,11 @@ def _plan(
     sets: list[str],
     needs: dict[str, Any],
     time_limit: float | None,
+    plugin: list[str],
     seed: int | None,
     given: Mapping[str, Sequence[str]],
 ) -> tuple[Plugins, Plan]:
+    from flsim.asking import asked_plugins, parse_asked
     from flsim.find import find_project
     from flsim.options import make_options, parse_assignments
     from flsim.plan import make_plan
@@ -96,7 +105,9 @@ def _plan(
 
     # What is wrong with the command line is said before the app is imported, which may take long.
     config, options = parse_assignments("--set", sets), parse_assignments("-o", option)
+    asked = parse_asked("--plugin", plugin)
     plugins = Plugins()
+    asked_plugins(plugins, asked)
     if backend is not None:
         make_options(plugins.backend(backend).spec, options)
     project = find_project(plugins, path, given)
@@ -106,7 +117,7 @@ def _plan(
     project = project.with_resources({k: v for k, v in needs.items() if v is not None})
     if time_limit is not None:
         project = project.with_time_limit(time_limit)
-    return plugins, make_plan(plugins, project, backend=backend, options=options, seed=seed)
+    return plugins, make_plan(plugins, project, backend=backend, options=options, seed=seed, asked=asked)
 
 
 def _run(plugins: Plugins, plan: Plan, out: TextIO | None) -> RunResult:
@@ -198,6 +209,7 @@ def _show_plan(plan: Plan, out: TextIO, as_json: bool) -> None:
         "config": dict(project.config),
         "backend": plan.spec.name,
         "options": dataclasses.asdict(plan.options),
+        "plugins": {name: dataclasses.asdict(options) for name, options in plan.plugins.items()},
         "seed": plan.seed,
     }  # fmt: skip
     rehearse = project.rehearse
@@ -214,6 +226,8 @@ def _show_plan(plan: Plan, out: TextIO, as_json: bool) -> None:
             text += f", at most {kind['time_limit']:g} s a message"
         print(text, file=out)
     print(f"  on {shown['backend']} with {_pairs(shown['options']) or 'its defaults'}, seed {shown['seed']}", file=out)
+    for name, options in shown["plugins"].items():
+        print(f"  with plugin {name}: {_pairs(options) or 'its defaults'}", file=out)
     print(f"  config: {_pairs(shown['config']) or 'none'}", file=out)
     if rehearse is not None:
         out.flush()
