@@ -201,7 +201,7 @@ def test_a_backend_whose_class_is_not_there_says_so(install: Install, target: st
         (backend_plugin("acme", "x:X", more="honours={'magic'}"), "ValueError: backend 'acme' honours magic; known: "),
         (
             f"{HOOK}def flsim_backend():\n    return []",
-            "UnknownName: unknown hook 'flsim_backend'; did you mean 'flsim_backends'\\? Known: flsim_app_options, flsim_backends, ",
+            "UnknownName: unknown hook 'flsim_backend'; did you mean 'flsim_backends'\\? Known: flsim_app_options, ",
         ),
         (
             "from flsim.hooks import hookimpl\n@hookimpl(specname='flsim_observr')\ndef f(run): ...",

@@ -20,7 +20,7 @@ from flsim.envelope import describe
 from flsim.errors import BackendBroken, Cause, WorkerLost
 from flsim.payload import Frames, Shared
 from flsim.resources import UNIT, Place, Resources, slots
-from flsim_ray import lease
+from flsim_ray import lease, memory
 from flsim_ray.cluster import connection
 from flsim_ray.nodes import Watcher
 from flsim_ray.plugin import RayOptions
@@ -90,9 +90,11 @@ class RayBackend(Backend):
         if self._run is None or messages == 1 or sum(b.nbytes for b in buffers) < lease.LARGE:
             return None  # what one message carries is put into the store with its lease
         try:
-            return _Shared(ray.put([pickle.PickleBuffer(b) for b in buffers]))
+            ref: Any = ray.put([pickle.PickleBuffer(b) for b in buffers])
         except exceptions.RayError as e:
             raise BackendBroken(f"Ray's object store does not take the model: {describe(e)}") from e
+        memory.let_go(ray.get(ref))
+        return _Shared(ref)
 
     def abort(self, future: Future[Frames]) -> None:
         at_work = self._leases.get(future)

@@ -240,6 +240,34 @@ def test_large_arrays_are_read_in_place_on_both_sides(head: Head) -> None:
     assert run(main, client, nodes=10, address=head.address).answered == 10
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell how much of the store is in memory")
+def test_the_driver_has_no_memory_of_what_it_has_shared(head: Head) -> None:
+    import numpy as np
+
+    from flsim import ArrayRecord
+
+    def shared() -> int:
+        """Bytes of shared memory that this process has touched."""
+        (line,) = (s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("RssShmem"))
+        return int(line.split()[1]) * 1024
+
+    client = ClientApp()
+
+    @client.query("sum")
+    def sum_(msg: Message, context: Context) -> Message:
+        return Message(RecordDict({"v": ConfigRecord({"sum": float(msg.content["arrays"]["w"].sum())})}), reply_to=msg)
+
+    def main(grid: Grid, context: Context) -> None:
+        before = shared()
+        for round in range(3):
+            content = RecordDict({"arrays": ArrayRecord({"w": np.full(5_000_000, float(round))})})
+            replies = grid.send_and_receive(Message(content, n, "query.sum") for n in grid.get_node_ids())
+            assert [r.content["v"]["sum"] for r in replies] == [5e6 * round] * 4
+            assert shared() - before < 20e6, "the model of 40 MB counts to the driver"
+
+    assert run(main, client, nodes=4, address=head.address).answered == 12
+
+
 def test_a_place_that_is_gone_fails_a_lease_as_not_started(head: Head) -> None:
     with Subject(SPEC, {"address": head.address}).desk() as desk:
         place = desk.start().place()
