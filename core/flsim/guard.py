@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+from functools import cache
 from pathlib import Path
 
 from flsim.blackbox import OVER_MEMORY, BlackBox, mebibytes
@@ -110,6 +111,13 @@ def memory_guard() -> MemoryGuard:
     return _guard
 
 
+@cache
+def _share(cpus: float) -> float:
+    """Bytes of a process that needs so many cpus: half of what their share of the host has in memory. Looked up once,
+    since what a container leaves is told by a dozen files."""
+    return 0.5 * host_memory() * min(1.0, max(cpus, 0.01) / host_cpus())
+
+
 _first = 0  # bytes that this process held after its first lease
 
 
@@ -117,14 +125,14 @@ def outgrown(limit: int, cpus: float) -> str:
     """Why this process had better be replaced before its next lease; empty where it need not.
 
     Args:
-        limit: bytes that a message of its kind may hold; 0: half of what its share of the host's cpus has in memory.
+        limit: bytes that a message of its kind may hold; 0: its share of the host's memory.
         cpus: that its kind needs.
     """
     global _first
     now = held()
     if not _first:
         _first = now
-    most = HOLDS * limit if limit else 0.5 * host_memory() * min(1.0, max(cpus, 0.01) / host_cpus())
+    most = HOLDS * limit if limit else _share(cpus)
     if now <= most or now - _first <= GROWN * (limit or most):
         return ""
     return f"it has grown from {mebibytes(_first)} to {mebibytes(now)}"
