@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 KB, MB = 1000, 1_000_000
 
+MESSAGES = "messages"
+"""The name by which a reference's process is told to carry flsim's own Messages."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -45,6 +48,8 @@ class Reference:
     summary: str
     library: str = ""
     """The distribution that it needs, and that the backends need whose own reference it is."""
+    messages: bool = False
+    """Whether it carries flsim's own Messages, and not tuples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,9 @@ REFERENCES = {
         Reference("bare memory", "memory", "arrays in mapped files in memory, their names through a process pool"),
         Reference("bare dask", "dask", "tasks of a plain Dask cluster, in batches of 256", "distributed"),
         Reference("bare ray", "ray", "tasks of a plain Ray cluster, in batches of 256", "ray"),
+        Reference("pool of Messages", "pool", "as bare pool, with flsim's own Messages as they are", messages=True),
+        Reference("dask of Messages", "dask", "as bare dask, with flsim's own Messages", "distributed", messages=True),
+        Reference("ray of Messages", "ray", "as bare ray, with flsim's own Messages", "ray", messages=True),
     )
 }
 
@@ -140,7 +148,7 @@ WORKLOADS = {
                 Measure("throughput", "throughput", "messages/s", "higher"),
                 Measure("latency", "latency", "ms", "lower"),
             ),
-            ("bare pool", "bare dask", "bare ray"),
+            ("bare pool", "bare dask", "bare ray", "pool of Messages", "dask of Messages", "ray of Messages"),
             {
                 "tiny": _cases("noop", 1, *_noop(2, 3, 20)),
                 "small": _cases("noop", 5, *_noop(30, 50, 100, 1000)),

@@ -13,7 +13,7 @@ from flsim.backend import BackendSpec
 from flsim.errors import ConfigError, UnknownName
 from flsim.options import make_options, parse_assignments
 from flsim.plugins import Plugins, Registered
-from flsim_bench.catalogue import REFERENCES, SCALES, WORKLOADS, Workload
+from flsim_bench.catalogue import MESSAGES, REFERENCES, SCALES, WORKLOADS, Workload
 from flsim_bench.report import Subject
 
 
@@ -79,7 +79,7 @@ def choose_references(workloads: Sequence[Workload]) -> tuple[list[Subject], dic
         if reference.library and not any(metadata.distributions(name=reference.library)):
             left_out[reference.name] = f"{reference.library} is not installed"
         else:
-            subjects.append(Subject(reference.name, "reference", reference.way))
+            subjects.append(Subject(reference.name, "reference", reference.way, MESSAGES if reference.messages else ""))
     return subjects, left_out
 
 

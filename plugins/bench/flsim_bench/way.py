@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from flsim_bench.catalogue import MESSAGES
 
 if TYPE_CHECKING:
     from flsim_bench.tasks import Array, Span
@@ -64,7 +68,7 @@ class Order:
     way: str
     """The module of :mod:`flsim_bench.ways` that has the function ``drive``."""
     name: str
-    """The name of the backend; elsewhere without meaning."""
+    """The name of the backend; of a reference, whether it carries flsim's own Messages; elsewhere without meaning."""
     options: Mapping[str, Any]
     """The backend's options."""
     workers: int
@@ -72,6 +76,11 @@ class Order:
     """For temporary files."""
     memory: str
     """For files that are in memory."""
+
+    @property
+    def codec(self) -> ModuleType:
+        """What makes and reads a reference's messages."""
+        return import_module("flsim_bench.messages" if self.name == MESSAGES else "flsim_bench.tasks")
 
     @property
     def nodes(self) -> int:

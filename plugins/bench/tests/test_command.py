@@ -40,13 +40,15 @@ def test_it_measures_shows_and_writes_and_shows_again_what_it_wrote(tmp_path: Pa
         "--json", files[0], "--html", files[1],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "[1/12] noop: 20 of 20 nodes, serial: throughput" in done.stderr
+    assert "[1/16] noop: 20 of 20 nodes, serial: throughput" in done.stderr
     report = json.loads(files[0].read_text())
     assert {(c["case"], c["subject"]) for c in report["cells"]} == {
-        (case, subject) for case in ("20 of 20 nodes", "one at a time") for subject in ("serial", "twice", "bare pool")
+        (case, subject)
+        for case in ("20 of 20 nodes", "one at a time")
+        for subject in ("serial", "twice", "bare pool", "pool of Messages")
     }
-    assert [len(v) for c in report["cells"] for v in c["values"].values()] == [2] * 6
-    assert [s["options"] for s in report["subjects"]] == [{"cpus": 2}, {"cpus": 1}, {}]
+    assert [len(v) for c in report["cells"] for v in c["values"].values()] == [2] * 8
+    assert [s["options"] for s in report["subjects"]] == [{"cpus": 2}, {"cpus": 1}, {}, {}]
     assert "bench noop --scale tiny" in report["conditions"]["command"]
     assert "20 of 20 nodes" in files[1].read_text()
 

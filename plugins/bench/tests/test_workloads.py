@@ -14,7 +14,7 @@ import pytest
 
 from flsim.plugins import Plugins
 from flsim_bench import tasks
-from flsim_bench.catalogue import REFERENCES, SCALES, WORKLOADS, Case, Workload
+from flsim_bench.catalogue import MESSAGES, REFERENCES, SCALES, WORKLOADS, Case, Workload
 from flsim_bench.cell import measure
 from flsim_bench.play import Rounds, WrongResult, at_once, echo, fleet, gap, noop, skewed
 from flsim_bench.runner import CellFailed, Runner
@@ -60,9 +60,11 @@ def test_a_workload_runs_on_a_backend(workload: Workload, backend: str, tmp_path
 @pytest.mark.parametrize("workload", WORKLOADS.values(), ids=lambda w: w.name)
 def test_a_workload_runs_on_its_references(workload: Workload, tmp_path: Path) -> None:
     for name in workload.references:
-        if not REFERENCES[name].library:
+        reference = REFERENCES[name]
+        if not reference.library:
             for case in tiny(workload):
-                check(workload, case, measure(order(case, REFERENCES[name].way, "", tmp_path, tmp_path))["values"])
+                told = order(case, reference.way, MESSAGES if reference.messages else "", tmp_path, tmp_path)
+                check(workload, case, measure(told)["values"])
     assert not list(tmp_path.iterdir())
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -34,20 +35,21 @@ def drive(order: Order, play: Play) -> Played:
         Client(cluster, direct_to_workers=True) as client,
     ):
         client.wait_for_workers(order.workers)
-        return play(DaskWay(client))
+        return play(DaskWay(client, order.codec))
 
 
 class DaskWay(Way):
     """Tasks of the Client."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, codec: ModuleType) -> None:
+        self._codec = codec
         self._client = client
 
     def noop(self, clients: Sequence[int], round: int) -> Iterator[int]:
-        calls = tasks.batches(((tasks.message(c, "query.noop", round=round),) for c in clients), BATCH)
-        futures = self._client.map(tasks.many, [tasks.noop_message] * len(calls), calls, pure=False)
+        calls = tasks.batches(((self._codec.message(c, "query.noop", round=round),) for c in clients), BATCH)
+        futures = self._client.map(tasks.many, [self._codec.noop_message] * len(calls), calls, pure=False)
         for answers in self._client.gather(futures):
-            yield from map(tasks.value, answers)
+            yield from map(self._codec.value, answers)
 
     def echo(self, model: Array, clients: Sequence[int]) -> Iterator[Array]:
         shared = self._shared(model)

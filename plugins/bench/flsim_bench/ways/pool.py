@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from flsim_bench import tasks
@@ -20,19 +21,20 @@ BATCH = 32
 def drive(order: Order, play: Play) -> Played:
     """Play with a pool of as many processes as there are workers."""
     with ProcessPoolExecutor(order.workers, multiprocessing.get_context("spawn")) as pool:
-        return play(PoolWay(pool))
+        return play(PoolWay(pool, order.codec))
 
 
 class PoolWay(Way):
     """Calls in the processes of a pool."""
 
-    def __init__(self, pool: ProcessPoolExecutor) -> None:
+    def __init__(self, pool: ProcessPoolExecutor, codec: ModuleType) -> None:
         self.pool = pool
+        self._codec = codec
         self._states: dict[int, tuple[int, bytes]] = {}
 
     def noop(self, clients: Sequence[int], round: int) -> Iterable[int]:
-        calls = ((tasks.message(c, "query.noop", round=round),) for c in clients)
-        return map(tasks.value, self._batches(tasks.noop_message, calls))
+        calls = ((self._codec.message(c, "query.noop", round=round),) for c in clients)
+        return map(self._codec.value, self._batches(self._codec.noop_message, calls))
 
     def echo(self, model: Array, clients: Sequence[int]) -> Iterable[Array]:
         return self.pool.map(tasks.echo, [model] * len(clients))

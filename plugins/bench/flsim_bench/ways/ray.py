@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from flsim_bench import tasks
@@ -32,7 +33,7 @@ def drive(order: Order, play: Play) -> Played:
         _temp_dir=order.folder,
     )
     try:
-        return play(RayWay())
+        return play(RayWay(order.codec))
     finally:
         ray.shutdown()
 
@@ -40,18 +41,19 @@ def drive(order: Order, play: Play) -> Played:
 class RayWay(Way):
     """Remote functions."""
 
-    def __init__(self) -> None:
+    def __init__(self, codec: ModuleType) -> None:
         import ray
 
+        self._codec = codec
         self._ray = ray
         self._many = ray.remote(tasks.many)
         self._echo = ray.remote(tasks.echo)
         self._touch = ray.remote(_touch)
 
     def noop(self, clients: Sequence[int], round: int) -> Iterator[int]:
-        calls = tasks.batches(((tasks.message(c, "query.noop", round=round),) for c in clients), BATCH)
-        for answers in self._ray.get([self._many.remote(tasks.noop_message, batch) for batch in calls]):
-            yield from map(tasks.value, answers)
+        calls = tasks.batches(((self._codec.message(c, "query.noop", round=round),) for c in clients), BATCH)
+        for answers in self._ray.get([self._many.remote(self._codec.noop_message, batch) for batch in calls]):
+            yield from map(self._codec.value, answers)
 
     def echo(self, model: Array, clients: Sequence[int]) -> Iterator[Array]:
         shared = self._ray.put(model)
