@@ -148,7 +148,7 @@ def head(environment: None) -> Iterator[Head]:
 class TestContractOnARunningCluster(BackendContract):
     @pytest.fixture
     def subject(self, head: Head) -> Subject:
-        return Subject(SPEC, {"address": head.address})
+        return Subject(SPEC, {"address": head.address, "wait": 5.0})
 
 
 def run(
