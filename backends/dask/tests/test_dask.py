@@ -510,7 +510,7 @@ def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], sa
 
 
 def joined(cluster: Cluster) -> Subject:
-    return Subject(SPEC, {"scheduler": cluster.address})
+    return Subject(SPEC, {"scheduler": cluster.address, "wait": 5.0})
 
 
 def plan(folder: Path, seconds: float) -> dict[str, Any]:
