@@ -295,6 +295,18 @@ def test_gpus_are_shared_by_device() -> None:
     assert pull(heart) is None, "0.4 of each device is left, which is 0.8, and no share of 0.6"
 
 
+def test_a_device_that_a_place_has_no_more_is_not_given_out() -> None:
+    heart = Heart((Resources(cpus=0, gpus=0.4),))
+    heart.set_places([Place("here", Resources(cpus=0, gpus=2), 8)])
+    push(heart, *range(2, 8))
+    first, second, third = (pulled(heart) for _ in range(3))
+    assert [lease.devices for lease in (first, second, third)] == [(0,), (0,), (1,)]
+    heart.set_places([Place("here", Resources(cpus=0, gpus=1), 8)])
+    heart.returned(0, first)
+    heart.returned(0, second)
+    assert pulled(heart).devices == (0,), "the fullest device, which is gone, was given out"
+
+
 def test_a_place_takes_no_more_leases_than_it_says() -> None:
     heart = heart_of(Resources(cpus=0), leases=2)
     push(heart, 2, 3, 4)
