@@ -287,6 +287,23 @@ def test_a_reservation_keeps_one_place_and_leaves_the_others() -> None:
     assert (lease.kind, lease.place.name) == (0, "b")
 
 
+@pytest.mark.parametrize("left", [(), (Place("a", Resources(cpus=1), 8),)], ids=["gone", "smaller"])
+def test_a_reservation_moves_on_when_its_place_cannot_serve_it_any_more(left: tuple[Place, ...]) -> None:
+    heart = Heart((ONE, TWO))
+    a, b = (Place(name, Resources(cpus=2), 8) for name in "ab")
+    heart.set_places([a, b])
+    push(heart, 2, 3, kind=0)
+    at_a, at_b = pulled(heart), pulled(heart)
+    assert (at_a.place, at_b.place) == (a, b)
+    push(heart, 4, kind=1)
+    assert pull(heart, now=RESERVE_AFTER) is None, "a is kept"
+    heart.set_places([*left, b])
+    push(heart, 5, kind=0, now=RESERVE_AFTER)
+    assert pull(heart, now=RESERVE_AFTER) is None, "b is not kept in its place"
+    heart.returned(RESERVE_AFTER, at_b)
+    assert pulled(heart, now=RESERVE_AFTER).kind == 1
+
+
 def test_gpus_are_shared_by_device() -> None:
     heart = Heart((Resources(cpus=0, gpus=0.6),))
     heart.set_places([Place("here", Resources(cpus=0, gpus=2), 8)])

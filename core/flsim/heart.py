@@ -280,8 +280,10 @@ class Heart:
                 self.rooms[name].resize(place)
             else:
                 self.rooms[name] = Room(place)
-        if self._reserved is not None and self._reserved[1] not in self.rooms:
-            self._reserved = None
+        if self._reserved is not None:
+            kind, name = self._reserved
+            if name not in self.rooms or not slots(self.rooms[name].place, self.needs[kind]):
+                self._reserved = None
 
     # What it tells
 
