@@ -1,7 +1,7 @@
 """The heart of the LinkState: a pure state machine over messages, nodes, leases and room.
 
 Events go in (pushed, pulled, returned, lost, cancelled, capacity changed, time is now t), decisions come out. No
-thread, clock or IO is in here, so thousands of simulated runs take a second (``tests/test_simulation.py``).
+thread, clock or IO is in here, so that what it decides can be replayed (``tests/simulation``).
 """
 
 from __future__ import annotations
