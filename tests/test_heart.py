@@ -116,6 +116,13 @@ def test_cancelling_a_ready_message_lets_the_next_of_its_node_go() -> None:
     assert pulled(heart).entries == [second]
 
 
+def test_a_message_that_is_cancelled_between_others_is_not_leased() -> None:
+    heart = heart_of()
+    first, second, third = push(heart, 2, 3, 4)
+    heart.cancel(0, [second.id])
+    assert pulled(heart, 9).entries == [first, third]
+
+
 def test_cancelling_a_waiting_message_skips_it() -> None:
     heart = heart_of()
     _, second, third = push(heart, 2, 2, 2)
