@@ -72,8 +72,15 @@ def alone(session: nox.Session) -> None:
     """The core's tests in an environment without any optional backend."""
     session.install("-e", ".", *tools("scikit-learn"))
     # What these files are about is the same beside other backends, and the session `tests` runs them.
-    same = ("simulation", "progress", "breakpoints", "notebook", "new", "docs")
+    same = ("simulation", "mutants", "progress", "breakpoints", "notebook", "new", "docs")
     session.run("pytest", *(session.posargs or ("tests", *(f"--ignore=tests/test_{name}.py" for name in same))))
+
+
+@nox.session(default=False)
+def mutants(session: nox.Session) -> None:
+    """Known bugs, planted one by one: a test must go red for each. `nox -s mutants -- ttl` hunts those that say so."""
+    session.install(*editable(".", "backends/loky"), *tools("scikit-learn"))
+    session.run("python", "-m", "tests.mutants", *session.posargs)
 
 
 @nox.session

@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 import re
+import runpy
 import shlex
 import typing
 from collections.abc import Iterator, Mapping
@@ -259,6 +260,24 @@ def sessions() -> None:
         if isinstance(node, ast.FunctionDef) and any(m.startswith("nox.session") for m in marks):
             default = "no" if "nox.session(default=False)" in marks else "yes"
             print(f"| `{node.name}` | {ast.get_docstring(node)} | {default} |")
+
+
+def mutants() -> None:
+    """The bugs that are planted, and the tests that must find each."""
+    print("| bug | planted into | found by |\n|---|---|---|")
+    for mutant in runpy.run_path(str(ROOT / "tests/mutants/catalogue.py"))["MUTANTS"]:
+        tests = sorted({f"`{Path(test.partition('::')[0]).name}`: {_sentence(test)}" for test in mutant.red})
+        print(f"| {_cell(mutant.bug)} | `{Path(mutant.file).name}` | {_cell('; '.join(tests))} |")
+
+
+def _sentence(test: str) -> str:
+    """What a test says, from its id."""
+    name = test.rpartition("::")[2].removeprefix("test_")
+    name, _, parameter = name.partition("[")
+    if name == "clause":
+        backend, clause, name = parameter.rstrip("]").split("-")
+        return f"clause {clause}, {name.replace('_', ' ')} ({backend})"
+    return name.replace("_", " ") + (f" ({parameter.rstrip(']')})" if parameter else "")
 
 
 def _same(what: str, described: typing.Iterable[Any], known: typing.Iterable[Any]) -> None:

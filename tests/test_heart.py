@@ -116,6 +116,13 @@ def test_cancelling_a_ready_message_lets_the_next_of_its_node_go() -> None:
     assert pulled(heart).entries == [second]
 
 
+def test_a_message_that_is_cancelled_between_others_is_not_leased() -> None:
+    heart = heart_of()
+    first, second, third = push(heart, 2, 3, 4)
+    heart.cancel(0, [second.id])
+    assert pulled(heart, 9).entries == [first, third]
+
+
 def test_cancelling_a_waiting_message_skips_it() -> None:
     heart = heart_of()
     _, second, third = push(heart, 2, 2, 2)
@@ -287,12 +294,41 @@ def test_a_reservation_keeps_one_place_and_leaves_the_others() -> None:
     assert (lease.kind, lease.place.name) == (0, "b")
 
 
+@pytest.mark.parametrize("left", [(), (Place("a", Resources(cpus=1), 8),)], ids=["gone", "smaller"])
+def test_a_reservation_moves_on_when_its_place_cannot_serve_it_any_more(left: tuple[Place, ...]) -> None:
+    heart = Heart((ONE, TWO))
+    a, b = (Place(name, Resources(cpus=2), 8) for name in "ab")
+    heart.set_places([a, b])
+    push(heart, 2, 3, kind=0)
+    at_a, at_b = pulled(heart), pulled(heart)
+    assert (at_a.place, at_b.place) == (a, b)
+    push(heart, 4, kind=1)
+    assert pull(heart, now=RESERVE_AFTER) is None, "a is kept"
+    heart.set_places([*left, b])
+    push(heart, 5, kind=0, now=RESERVE_AFTER)
+    assert pull(heart, now=RESERVE_AFTER) is None, "b is not kept in its place"
+    heart.returned(RESERVE_AFTER, at_b)
+    assert pulled(heart, now=RESERVE_AFTER).kind == 1
+
+
 def test_gpus_are_shared_by_device() -> None:
     heart = Heart((Resources(cpus=0, gpus=0.6),))
     heart.set_places([Place("here", Resources(cpus=0, gpus=2), 8)])
     push(heart, 2, 3, 4)
     assert [pulled(heart).devices for _ in range(2)] == [(0,), (1,)]
     assert pull(heart) is None, "0.4 of each device is left, which is 0.8, and no share of 0.6"
+
+
+def test_a_device_that_a_place_has_no_more_is_not_given_out() -> None:
+    heart = Heart((Resources(cpus=0, gpus=0.4),))
+    heart.set_places([Place("here", Resources(cpus=0, gpus=2), 8)])
+    push(heart, *range(2, 8))
+    first, second, third = (pulled(heart) for _ in range(3))
+    assert [lease.devices for lease in (first, second, third)] == [(0,), (0,), (1,)]
+    heart.set_places([Place("here", Resources(cpus=0, gpus=1), 8)])
+    heart.returned(0, first)
+    heart.returned(0, second)
+    assert pulled(heart).devices == (0,), "the fullest device, which is gone, was given out"
 
 
 def test_a_place_takes_no_more_leases_than_it_says() -> None:

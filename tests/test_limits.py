@@ -89,6 +89,22 @@ def test_what_hangs_is_ended_at_its_time_limit_with_its_stack_and_costs_no_other
     run(main, time_limit=0.5)
 
 
+def test_a_worker_that_rests_is_not_ended_by_the_time_limit_of_its_last_message() -> None:
+    app = ClientApp()
+
+    @app.query("pid")
+    def pid(msg: Message, context: Context) -> Message:
+        return Message(RecordDict({"pid": ConfigRecord({"pid": os.getpid()})}), reply_to=msg)
+
+    def main(grid: Grid, context: Context) -> None:
+        (before,) = grid.send_and_receive([asked(2, "pid")])
+        time.sleep(1)  # more than the limit: this is the rest
+        (after,) = grid.send_and_receive([asked(2, "pid")])
+        assert before.content["pid"] == after.content["pid"]
+
+    run(main, app, nodes=1, cpus=1, time_limit=0.4)
+
+
 def test_of_a_lease_of_several_only_what_hangs_is_ended() -> None:
     def main(grid: Grid, context: Context) -> None:
         ask(grid, "sleepless")  # so that the next leases hold several messages

@@ -60,6 +60,25 @@ def count_and_raise(msg: Message, context: Context) -> Message:
     raise ValueError("after the state was changed")
 
 
+@client.query("count_and_reply_the_undecodable")
+def count_and_reply_the_undecodable(msg: Message, context: Context) -> Message:
+    count(msg, context)
+    return Message(Undecodable(), reply_to=msg)
+
+
+class Undecodable:
+    """It pickles, and does not unpickle."""
+
+    def __reduce__(self) -> tuple[type[int], tuple[str]]:
+        return int, ("no number",)
+
+
+@client.query("count_after")
+def count_after(msg: Message, context: Context) -> Message:
+    time.sleep(float(msg.content["plan"]["seconds"]))
+    return count(msg, context)
+
+
 @client.query("sleep")
 def sleep(msg: Message, context: Context) -> Message:
     time.sleep(float(msg.content["plan"]["seconds"]))
@@ -274,6 +293,26 @@ def test_a_late_reply_of_a_cancelled_message_changes_no_state() -> None:
         ids = grid.push_messages([to(2, "query.count")])
         grid.cancel(ids)
         grid.pull_messages([busy], timeout=None)
+        (reply,) = grid.send_and_receive([to(2, "query.count")])
+        assert reply.content["count"]["n"] == 1
+
+    run(main)
+
+
+def test_a_late_reply_of_a_message_that_was_at_work_changes_no_state() -> None:
+    def main(grid: Grid, context: Context) -> None:
+        (late,) = grid.send_and_receive([to(2, "query.count_after", plan(seconds=0.3))], timeout=0.1)
+        assert late.error.code == ErrorCode.TIMEOUT
+        (reply,) = grid.send_and_receive([to(2, "query.count")])  # its turn comes when the late one is back
+        assert reply.content["count"]["n"] == 1
+
+    run(main)
+
+
+def test_a_reply_that_cannot_be_decoded_leaves_the_state_as_it_was() -> None:
+    def main(grid: Grid, context: Context) -> None:
+        (reply,) = grid.send_and_receive([to(2, "query.count_and_reply_the_undecodable")])
+        assert reply.error.code == ErrorCode.REPLY_UNDECODABLE
         (reply,) = grid.send_and_receive([to(2, "query.count")])
         assert reply.content["count"]["n"] == 1
 

@@ -1,7 +1,7 @@
 """The heart of the LinkState: a pure state machine over messages, nodes, leases and room.
 
 Events go in (pushed, pulled, returned, lost, cancelled, capacity changed, time is now t), decisions come out. No
-thread, clock or IO is in here, so thousands of simulated runs take a second (``tests/test_simulation.py``).
+thread, clock or IO is in here, so that what it decides can be replayed (``tests/simulation``).
 """
 
 from __future__ import annotations
@@ -280,8 +280,10 @@ class Heart:
                 self.rooms[name].resize(place)
             else:
                 self.rooms[name] = Room(place)
-        if self._reserved is not None and self._reserved[1] not in self.rooms:
-            self._reserved = None
+        if self._reserved is not None:
+            kind, name = self._reserved
+            if name not in self.rooms or not slots(self.rooms[name].place, self.needs[kind]):
+                self._reserved = None
 
     # What it tells
 

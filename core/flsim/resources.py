@@ -115,14 +115,15 @@ class Room:
                 return None
         share = amounts.get("gpus", 0)
         devices: tuple[int, ...] = ()
+        there = self._devices[: math.ceil(self.place.resources.gpus)]  # it may have had more
         if 0 < share < UNIT:
             # The fullest device that still has the share, so that whole ones stay whole.
-            open_ = [i for i, u in enumerate(self._devices) if u + share <= UNIT]
+            open_ = [i for i, u in enumerate(there) if u + share <= UNIT]
             if not open_:
                 return None
             devices = (max(open_, key=lambda i: self._devices[i]),)
         elif share:
-            free = [i for i, u in enumerate(self._devices) if u == 0]
+            free = [i for i, u in enumerate(there) if u == 0]
             if len(free) * UNIT < share:
                 return None
             devices = tuple(free[: share // UNIT])

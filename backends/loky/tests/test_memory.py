@@ -15,7 +15,7 @@ import flsim
 from flsim import ArrayRecord, ClientApp, ErrorCode, Grid, Message, RecordDict, RunResult, ServerApp
 from flsim.apps import Context
 from flsim.errors import BackendBroken
-from flsim.testing.watch import files_of_at_most
+from flsim.testing.watch import files_of_at_most, until
 from flsim_loky import memory
 from flsim_loky.memory import LARGE, Memory, Replies, Segment
 
@@ -161,7 +161,7 @@ def test_a_segment_goes_when_the_last_message_that_carries_it_has_ended() -> Non
         assert mapped() >= 8 * MEGA
         assert mapped() < 9 * MEGA  # the model is gone
         del replies
-        assert mapped() == 0
+        assert until(lambda: mapped() == 0, 10)  # the loop that brought the last one may hold it a moment longer
         assert segments() <= 2  # those that wait for the replies of two workers
 
     run(main)

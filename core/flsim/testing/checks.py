@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +26,7 @@ from flsim.apps import Context, ServerApp
 from flsim.code import Code, Reference
 from flsim.envelope import Generators, describe
 from flsim.errors import BackendBroken, Cause, InputError, UnsupportedResources, WorkerLost
+from flsim.events import Event, LostWorker
 from flsim.fleet import Kind
 from flsim.grid import Grid
 from flsim.job import Job, JobKind, job_digest
@@ -586,9 +587,24 @@ def a_worker_may_print_a_megabyte(subject: Subject) -> None:
 def a_worker_that_grows_is_replaced_between_messages(subject: Subject) -> None:
     """Of 512 MiB each message leaves 80 behind in its worker: another takes its place in time, and no message fails."""
     kinds = [Kind("default", client, 10, Resources(memory="512MiB"))]  # type: ignore[arg-type]  # a size is taken, too
-    result = subject.run(_take_all, kinds=kinds)
+    losses = _Losses()
+    result = subject.run(_take_all, kinds=kinds, observers=[losses])
+    assert not losses.said, f"a worker had grown to its limit before it was replaced: {losses.said}"
     pids = result.state.config_records["pids"]
     assert len(set(pids.values())) > 1, "all messages were answered by one process, that kept all they left"
+
+
+class _Losses:
+    """Keeps what is said of workers that were lost."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def on(self, events: Sequence[Event]) -> None:
+        self.said += [f"{e.cause}: {e.detail}" for e in events if isinstance(e, LostWorker)]
+
+    def close(self) -> None:
+        pass
 
 
 # ---- 10: determinism

@@ -16,6 +16,7 @@ from flsim.backend import Backend, BackendSpec, RunInfo
 from flsim.blackbox import BlackBoxes
 from flsim.envelope import Generators
 from flsim.errors import WorkerLost
+from flsim.events import Observer
 from flsim.fleet import Kind
 from flsim.job import Job, JobKind, job_digest
 from flsim.options import make_options
@@ -67,16 +68,24 @@ class Subject:
         seed: int = 7,
         options: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
+        observers: Sequence[Observer] = (),
     ) -> RunResult:
         """Run ``server`` with the checks' ClientApp on this backend, through the engine."""
         fleet = tuple(kinds) or (Kind("default", client, nodes),)
         project = Project("check", server, fleet, config or {}, declared=False)
-        return self.run_project(project, seed=seed, options=options)
+        return self.run_project(project, seed=seed, options=options, observers=observers)
 
-    def run_project(self, project: Project, *, seed: int = 7, options: Mapping[str, Any] | None = None) -> RunResult:
+    def run_project(
+        self,
+        project: Project,
+        *,
+        seed: int = 7,
+        options: Mapping[str, Any] | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> RunResult:
         """Run a project on this backend, through the engine."""
         made = make_options(self.spec, self.options if options is None else options)
-        return Plan(project, self.spec, made, seed).run()
+        return Plan(project, self.spec, made, seed).run(observers)
 
     @contextlib.contextmanager
     def desk(self, need: Resources | None = None, time_limit: float | None = None) -> Iterator[Desk]:

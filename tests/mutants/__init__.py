@@ -1,0 +1,1 @@
+"""Known bugs, planted one by one: the tests must find each. Run it from the root: ``python -m tests.mutants``."""
