@@ -15,7 +15,13 @@ BACKENDS = ["loky", "dask", "ray"]
 PLUGINS = ["bench"]
 POOL = "docs/examples/flsim-pool"
 SOURCES = {  # each distribution's folder, and what is typed in it
-    ".": ["core/flsim", "backends/serial/flsim_serial", "plugins/progress/flsim_progress", "tests"],
+    ".": [
+        "core/flsim",
+        "backends/serial/flsim_serial",
+        "plugins/progress/flsim_progress",
+        "plugins/record/flsim_record",
+        "tests",
+    ],
     **{f"backends/{b}": [f"backends/{b}/flsim_{b}", f"backends/{b}/tests"] for b in BACKENDS},
     **{f"plugins/{p}": [f"plugins/{p}/flsim_{p}", f"plugins/{p}/tests"] for p in PLUGINS},
     POOL: [f"{POOL}/flsim_pool", f"{POOL}/tests"],

@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import methodcaller
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from flsim.fleet import Scalar
 
 if TYPE_CHECKING:
     from flsim.heart import Entry
     from flsim.message import Error
+    from flsim.result import RunResult
     from flsim.wire import Outcome
 
 log = logging.getLogger(__name__)
+
+IDLE = 0.5
+"""Seconds without an event after which observers are told so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class RunStarted:
     """How many leases of the first kind run at once."""
     nodes: int
     seed: int
+    at: float = field(default_factory=time.monotonic)
+    """When, in seconds of the driver's monotonic clock, as of all events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,7 @@ class Announced:
     """Something that the user should know once."""
 
     text: str
+    at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +56,7 @@ class Pushed:
     messages: int
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """One message's end."""
 
     message_id: int
@@ -60,11 +67,22 @@ class Answered:
     code: int | None
     """None: it got content."""
     reason: str
+    decode: float
+    """Seconds by the worker's clock, as are the next two; 0 where no worker answered."""
     execute: float
-    """Seconds in the ClientApp."""
+    """In the ClientApp."""
+    encode: float
     peak_memory: int
     """Bytes that its worker's process has held in memory at most until then; 0 where no worker answered."""
     printed: str
+    attempts: int
+    """Leases that it was part of: more than one where a worker was lost."""
+    pushed: float
+    """When, by the driver's clock."""
+    bytes_out: int
+    """Of its content, encoded; what it shares with others counts in each."""
+    bytes_back: int
+    """Of the reply's content, encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +91,28 @@ class Pulled:
 
     lease: int
     messages: int
+    kind: str = ""
+    """The kind of their nodes."""
+    place: str = ""
+    at: float = field(default_factory=time.monotonic)
 
 
 class Returned:
     """Messages that ended together."""
 
-    __slots__ = ("_ended", "lease", "worker")
+    __slots__ = ("_ended", "at", "lease", "worker")
 
     def __init__(
-        self, worker: str, ended: Sequence[tuple[Entry, Error | None, Outcome | None]], lease: int | None = None
+        self,
+        worker: str,
+        ended: Sequence[tuple[Entry, Error | None, Outcome | None]],
+        lease: int | None = None,
+        at: float = 0.0,
     ) -> None:
         self.worker = worker
         self.lease = lease
         """The lease that came back, also where all its messages had ended before; None: no worker had a part in it."""
+        self.at = at
         self._ended = ended
 
     def __len__(self) -> int:
@@ -98,19 +125,23 @@ class Returned:
 
     def answers(self, *, notable: bool = False) -> Iterator[Answered]:
         """Each message's end; with ``notable`` only those that failed or printed something."""
+        worker, make = self.worker, Answered._make
         for entry, error, outcome in self._ended:
-            if not notable or error is not None or (outcome is not None and outcome.printed):
-                yield Answered(
-                    message_id=entry.id,
-                    node=entry.node,
-                    message_type=entry.type,
-                    worker=self.worker,
-                    code=None if error is None else error.code,
-                    reason="" if error is None else error.reason,
-                    execute=0.0 if outcome is None else outcome.execute,
-                    peak_memory=0 if outcome is None else outcome.peak_memory,
-                    printed="" if outcome is None else outcome.printed,
-                )
+            if notable and error is None and (outcome is None or not outcome.printed):
+                continue
+            if outcome is None:
+                decode = execute = encode = 0.0
+                peak_memory = bytes_back = 0
+                printed = ""
+            else:
+                decode, execute, encode = outcome.decode, outcome.execute, outcome.encode
+                peak_memory, printed, bytes_back = outcome.peak_memory, outcome.printed, outcome.reply.nbytes
+            code, reason = (None, "") if error is None else (error.code, error.reason)
+            # By place, since who keeps a row of each message has many to make.
+            yield make((
+                entry.id, entry.node, entry.type, worker, code, reason, decode, execute, encode, peak_memory, printed,
+                entry.attempts, entry.pushed, entry.payload.blob.nbytes, bytes_back,
+            ))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +151,7 @@ class Reported:
     round: int
     metrics: Mapping[str, Scalar]
     node: int | None = None
+    at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +162,7 @@ class LostWorker:
     detail: str
     messages: int
     lease: int
+    at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +177,16 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """The ServerApp has returned or raised, and the backend is stopped."""
+    """The run is over, and the backend is stopped."""
 
     seconds: float
-    """From the call of the ServerApp to its end."""
+    """From the call of the ServerApp to its end; 0 where it was not called."""
     error: str = ""
+    traceback: str = ""
+    status: str = "finished"
+    """``finished``; ``failed`` with the error; or ``interrupted``, by a signal or at a breakpoint."""
+    result: RunResult | None = None
+    """What the run gives back, where it is finished."""
 
 
 Event = RunStarted | Announced | Pushed | Pulled | Returned | Reported | LostWorker | Paused | Resumed | RunFinished
@@ -158,7 +196,8 @@ class Observer(Protocol):
     """What a plugin gives for one run. Both methods are called from one thread, off the hot path."""
 
     def on(self, events: Sequence[Event]) -> None:
-        """Take what happened, in order."""
+        """Take what happened, in order. Empty once when nothing has happened for :data:`IDLE` seconds, for who gathers
+        events before writing them."""
 
     def close(self) -> None:
         """The run is over; nothing more comes."""
@@ -201,9 +240,15 @@ class Observers:
             self._thread = None
 
     def _tell(self) -> None:
-        over = False
+        over = idle = False
         while not over:
-            batch = [self._events.get()]
+            try:
+                batch = [self._events.get(timeout=None if idle else IDLE)]
+            except queue.Empty:
+                idle = True
+                self._each(methodcaller("on", []))
+                continue
+            idle = False
             while not self._events.empty():
                 batch.append(self._events.get())
             over = None in batch

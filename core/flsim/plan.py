@@ -20,8 +20,11 @@ from flsim.hooks import RunView
 from flsim.options import make_options
 from flsim.plugins import Plugins, refuse_namesake
 from flsim.project import Project, check_seed, parse_resources
+from flsim.recording import ROWS, Recording
 from flsim.resources import Resources
 from flsim.result import RunResult
+from flsim.runs import run_dir
+from flsim.settings import CALL, settings_of
 
 
 def run(
@@ -36,6 +39,9 @@ def run(
     resources: Resources | Mapping[str, Any] | None = None,
     time_limit: float | None = None,
     quiet: bool = False,
+    record: bool | None = None,
+    runs_dir: str | Path | None = None,
+    record_rows: int | None = None,
 ) -> RunResult:
     """Run an app and return its result.
 
@@ -50,6 +56,9 @@ def run(
         resources: what one ClientApp needs: Resources instead of what the app says, a dict of its fields beside it.
         time_limit: seconds that one message may run in a worker, instead of what the app says.
         quiet: show nothing; otherwise what the run does is shown, on stderr or in the notebook's cell.
+        record: whether the run is kept in a folder of its own; None: where ``runs_dir`` is given, here or by the app.
+        runs_dir: the folder that holds those of runs; None: what the app says, else ``runs`` in the current folder.
+        record_rows: of how many messages a row is kept, at most; None: what the app says, else a million.
 
     Raises:
         InputError: bad input, before anything runs.
@@ -69,8 +78,10 @@ def run(
         project = project.with_resources(resources)
     if time_limit is not None:
         project = project.with_time_limit(time_limit)
-    plan = make_plan(plugins, project, backend=backend, options=options or {}, seed=seed)
-    return plan.run(plan.observers(plugins, None if quiet else sys.stderr))
+    recording = Recording(record, None if runs_dir is None else str(runs_dir), record_rows)
+    plan = make_plan(plugins, project, backend=backend, options=options or {}, seed=seed, recording=recording)
+    view = plan.view(plugins, None if quiet else sys.stderr, by_default=False)
+    return plan.run(plugins.observers(view), view.run_dir)
 
 
 def _project(plugins: Plugins, app: Any, client: Any, nodes: int | None) -> Project:
@@ -95,7 +106,9 @@ def _project(plugins: Plugins, app: Any, client: Any, nodes: int | None) -> Proj
     else:
         kinds = (Kind("default", client, nodes),)
     name = getattr(app, "__module__", None)
-    return Project(name=name if name not in (None, "flsim.apps") else "app", server=app, kinds=kinds, declared=False)
+    return Project(
+        name=name if name not in (None, "flsim.apps") else "app", server=app, kinds=kinds, declared=False, origin=CALL
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,23 +124,46 @@ class Plan:
     options: Any
     """An instance of the backend's options."""
     seed: int
+    recording: Recording = dataclasses.field(default_factory=Recording)
+    """What the app and the user say of it."""
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Where the backend, its options and the seed came from, where it is not the app; see :mod:`flsim.settings`."""
 
     def __post_init__(self) -> None:
         for kind in self.project.kinds:
             _check_honoured(kind, self.spec)
 
-    def observers(self, plugins: Plugins, out: TextIO | None) -> list[Observer]:
-        """The observers that plugins give for this run. ``out`` is where they write what the user should see."""
-        project = self.project
-        nodes = sum(k.nodes for k in project.kinds)
-        view = RunView(project.name, self.spec.name, nodes, self.seed, project.config, out)
-        return plugins.observers(view)
+    def view(self, plugins: Plugins, out: TextIO | None, *, by_default: bool) -> RunView:
+        """What plugins are told of this run. Where it is recorded, a plugin has made its folder.
 
-    def run(self, observers: Sequence[Observer] = ()) -> RunResult:
-        """Run it. Raises as :func:`run`."""
+        Args:
+            out: where they write what the user should see.
+            by_default: whether it is recorded where nobody says anything of it.
+
+        Raises:
+            InputError: its folder cannot be made.
+        """
+        project = self.project
+        view = RunView(
+            app=project.name,
+            backend=self.spec.name,
+            nodes=sum(k.nodes for k in project.kinds),
+            seed=self.seed,
+            config=project.config,
+            out=out,
+            path=project.path,
+            requirements=(*self.spec.requires, *project.requirements),
+            settings=settings_of(self),
+            runs_dir=self.recording.folder(by_default=by_default),
+            rows=ROWS if self.recording.rows is None else self.recording.rows,
+        )
+        return dataclasses.replace(view, run_dir=run_dir(plugins, view))
+
+    def run(self, observers: Sequence[Observer] = (), run_dir: Path | None = None) -> RunResult:
+        """Run it; ``run_dir`` is its folder, where it has one. Raises as :func:`run`."""
         from flsim.engine import Run
 
-        return Run(self, Observers(list(observers))).execute()
+        return Run(self, Observers(list(observers)), run_dir).execute()
 
 
 def make_plan(
@@ -137,16 +173,25 @@ def make_plan(
     backend: str | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    recording: Recording | None = None,
+    origin: str = CALL,
 ) -> Plan:
-    """Choose the backend, and resolve its options and the seed. Raises InputError."""
+    """Choose the backend, and resolve its options and the seed. What is given came from ``origin``.
+
+    Raises InputError.
+    """
     refuse_namesake()
     name = backend or project.backend
     spec = (plugins.backend(name) if name else plugins.default_backend()).spec
     _check_options(plugins, project)
     made = make_options(spec, {**project.options.get(spec.name, {}), **(options or {})})
+    given = [*(f"backends.{spec.name}.{key}" for key in options or ())]
+    given += [name for name, value in (("backend", backend), ("seed", seed)) if value is not None]
     if seed is None:
         seed = project.seed
-    return Plan(project, spec, made, secrets.randbits(32) if seed is None else check_seed(seed))
+    seed = secrets.randbits(32) if seed is None else check_seed(seed)
+    recording = (recording or Recording()).over(project.recording)
+    return Plan(project, spec, made, seed, recording, dict.fromkeys(given, origin))
 
 
 def _check_options(plugins: Plugins, project: Project) -> None:

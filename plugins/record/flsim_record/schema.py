@@ -1,0 +1,87 @@
+"""The tables of run.sqlite."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+TABLES = """
+CREATE TABLE answers (
+    message     INTEGER PRIMARY KEY,
+    type        TEXT NOT NULL,
+    node        INTEGER NOT NULL,
+    lease       INTEGER,
+    attempts    INTEGER NOT NULL,
+    pushed      REAL NOT NULL,
+    ended       REAL NOT NULL,
+    decode      REAL NOT NULL,
+    execute     REAL NOT NULL,
+    encode      REAL NOT NULL,
+    bytes_out   INTEGER NOT NULL,
+    bytes_back  INTEGER NOT NULL,
+    code        INTEGER,
+    reason      TEXT
+);
+CREATE TABLE leases (
+    lease       INTEGER PRIMARY KEY,
+    kind        TEXT NOT NULL,
+    place       TEXT NOT NULL,
+    messages    INTEGER NOT NULL,
+    pulled      REAL NOT NULL,
+    returned    REAL,
+    worker      TEXT,
+    peak_memory INTEGER,
+    lost        TEXT
+);
+CREATE TABLE lost (at REAL NOT NULL, lease INTEGER NOT NULL, cause TEXT NOT NULL, detail TEXT, messages INTEGER);
+CREATE TABLE reports (
+    report      INTEGER NOT NULL,
+    at          REAL NOT NULL,
+    round       INTEGER NOT NULL,
+    node        INTEGER,
+    name        TEXT NOT NULL,
+    type        TEXT NOT NULL,
+    value
+);
+CREATE TABLE notes (at REAL NOT NULL, text TEXT NOT NULL);
+CREATE TABLE counts (type TEXT PRIMARY KEY, ended INTEGER NOT NULL, failed INTEGER NOT NULL, kept INTEGER NOT NULL);
+CREATE VIEW messages AS
+    SELECT message, type, node, lease, attempts, pushed, pulled, ended, decode, execute, encode, bytes_out, bytes_back,
+           worker, peak_memory, code, reason
+    FROM answers LEFT JOIN leases USING (lease);
+"""
+"""``answers`` has what is a message's own, and ``messages`` that together with what all messages of a lease share.
+
+Times are seconds since ``RunStarted``; docs/runs.md says what each column is.
+"""
+
+CACHE = 8 * 1024
+"""KiB that SQLite may keep in memory."""
+
+
+def create(file: Path) -> sqlite3.Connection:
+    """A new database, to be written by the thread that makes it while others read it.
+
+    In WAL mode what is committed outlives a kill of this process. It is not forced to the disk with each commit, so a
+    crash of the host may cost the last of it, and no more.
+    """
+    made = sqlite3.connect(file, isolation_level=None)
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{CACHE}"):
+        made.execute(f"PRAGMA {pragma}")
+    made.executescript(f"BEGIN;{TABLES}COMMIT;")
+    return made
+
+
+def finish(database: sqlite3.Connection) -> None:
+    """Nothing more comes: all of it goes into the one file, which can then be copied, and read where nothing can be
+    written."""
+    database.execute("PRAGMA journal_mode = DELETE")
+    database.close()
+
+
+def read(file: Path) -> sqlite3.Connection:
+    """A database to read from, also while it is written, and where who wrote it was killed. Raises sqlite3.Error."""
+    # What a killed process left beside it is taken in, which writes to it, where that may be.
+    mode = "rw" if os.access(file.parent, os.W_OK) and os.access(file, os.W_OK) else "ro"
+    return sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
