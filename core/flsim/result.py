@@ -123,6 +123,7 @@ class RunResult:
                 }
                 for type_, c in self.counts.items()
             },
+            "run_dir": None if self.run_dir is None else str(self.run_dir),
             "metrics": [{k: _json(v) for k, v in m.items()} for m in self.metrics],
         }
 

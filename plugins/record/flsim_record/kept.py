@@ -16,12 +16,22 @@ from flsim.records import RecordDict
 from flsim.result import RunResult
 from flsim.settings import Setting
 from flsim_record.folder import DATABASE, read_json
-from flsim_record.schema import read
+from flsim_record.schema import columns_of, read
 from flsim_record.state import STATE_JSON, load_state
 from flsim_record.tables import metric_of
 
-TABLES = ("messages", "leases", "lost", "reports", "notes", "counts")
-"""What :meth:`Kept.table` gives."""
+TABLES = {
+    "messages": "message",
+    "leases": "lease",
+    "lost": "at",
+    "metrics": "report, name",
+    "notes": "at",
+}
+"""The tables of a run, and by what they are sorted."""
+
+
+BATCH = 50_000
+"""Rows that are read at once."""
 
 
 class Kept:
@@ -78,16 +88,24 @@ class Kept:
 
     def table(self, name: str) -> Mapping[str, Sequence[Any]]:
         """The columns of a table. Raises UnknownName."""
+        names = self.columns(name)
+        rows = [row for batch in self.batches(name) for row in batch]
+        return dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
+
+    def columns(self, name: str) -> dict[str, str]:
+        """The columns of a table, with their types in SQLite. Raises UnknownName."""
         if name not in TABLES:
             raise UnknownName("table", name, TABLES)
+        return columns_of(name)
+
+    def batches(self, name: str) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows of a table, many at once, so that few are in memory. Raises ConfigError or UnknownName."""
+        query = f"SELECT {', '.join(self.columns(name))} FROM {name} ORDER BY {TABLES[name]}"
         with self._open() as database:
-            if database is None:
-                return {}
-            cursor = database.execute(f"SELECT * FROM {name} ORDER BY 1")
-            names = [column[0] for column in cursor.description]
-            rows = cursor.fetchall()
-        columns: dict[str, Sequence[Any]] = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-        return columns if rows else {n: [] for n in names}
+            if database is not None:
+                cursor = database.execute(query)
+                while rows := cursor.fetchmany(BATCH):
+                    yield rows
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What a query of the database gives; nothing where there is no database yet. Raises ConfigError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -50,8 +51,14 @@ CREATE VIEW messages AS
     SELECT message, type, node, lease, attempts, pushed, pulled, ended, decode, execute, encode, bytes_out, bytes_back,
            worker, peak_memory, code, reason
     FROM answers LEFT JOIN leases USING (lease);
+CREATE VIEW metrics AS
+    SELECT report, at, round, node, name,
+           CAST(CASE WHEN type <> 'str' THEN value END AS REAL) AS number,
+           CAST(CASE WHEN type = 'str' THEN value END AS TEXT) AS text
+    FROM reports WHERE type <> '';
 """
-"""``answers`` has what is a message's own, and ``messages`` that together with what all messages of a lease share.
+"""``answers`` has what is a message's own, and ``messages`` that together with what all messages of a lease share;
+``metrics`` are the numbers and texts of ``reports``.
 
 Times are seconds since ``RunStarted``; docs/runs.md says what each column is.
 """
@@ -85,3 +92,10 @@ def read(file: Path) -> sqlite3.Connection:
     # What a killed process left beside it is taken in, which writes to it, where that may be.
     mode = "rw" if os.access(file.parent, os.W_OK) and os.access(file, os.W_OK) else "ro"
     return sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+
+
+def columns_of(name: str) -> dict[str, str]:
+    """The columns of a table or a view, with their types, as :data:`TABLES` has them."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(TABLES)
+        return {row[1]: row[2] for row in database.execute(f"PRAGMA table_info({name})")}
