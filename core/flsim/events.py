@@ -91,6 +91,8 @@ class Pulled:
 
     lease: int
     messages: int
+    type: str = ""
+    """The type of its messages."""
     kind: str = ""
     """The kind of their nodes."""
     place: str = ""
@@ -100,7 +102,7 @@ class Pulled:
 class Returned:
     """Messages that ended together."""
 
-    __slots__ = ("_ended", "at", "lease", "worker")
+    __slots__ = ("at", "ended", "lease", "worker")
 
     def __init__(
         self,
@@ -113,20 +115,21 @@ class Returned:
         self.lease = lease
         """The lease that came back, also where all its messages had ended before; None: no worker had a part in it."""
         self.at = at
-        self._ended = ended
+        self.ended = ended
+        """As the LinkState has them, for who has too many to make an :class:`Answered` of each."""
 
     def __len__(self) -> int:
-        return len(self._ended)
+        return len(self.ended)
 
     @property
     def failed(self) -> int:
         """How many ended with an error."""
-        return sum(error is not None for _, error, _ in self._ended)
+        return sum(error is not None for _, error, _ in self.ended)
 
     def answers(self, *, notable: bool = False) -> Iterator[Answered]:
         """Each message's end; with ``notable`` only those that failed or printed something."""
         worker, make = self.worker, Answered._make
-        for entry, error, outcome in self._ended:
+        for entry, error, outcome in self.ended:
             if notable and error is None and (outcome is None or not outcome.printed):
                 continue
             if outcome is None:

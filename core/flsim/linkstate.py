@@ -408,8 +408,9 @@ class LinkState:
                         break
                     self._moved = now
                     self._hold(lease)
-                    kind = self.fleet.kinds[lease.kind].name
-                    self._observers.put(Pulled(lease.id, len(lease.entries), kind, lease.place.name, now))
+                    entries, kind = lease.entries, self.fleet.kinds[lease.kind].name
+                    pulled = Pulled(lease.id, len(entries), entries[0].type, kind, lease.place.name, now)
+                    self._observers.put(pulled)
                     _hand(self._waiting[lease.kind].popleft(), lease)
             self._arm()
 

@@ -10,22 +10,23 @@ from pathlib import Path
 TABLES = """
 CREATE TABLE answers (
     message     INTEGER PRIMARY KEY,
-    type        TEXT NOT NULL,
     node        INTEGER NOT NULL,
     lease       INTEGER,
-    attempts    INTEGER NOT NULL,
     pushed      REAL NOT NULL,
-    ended       REAL NOT NULL,
-    decode      REAL NOT NULL,
-    execute     REAL NOT NULL,
-    encode      REAL NOT NULL,
+    decode      REAL,
+    execute     REAL,
+    encode      REAL,
     bytes_out   INTEGER NOT NULL,
     bytes_back  INTEGER NOT NULL,
+    attempts    INTEGER NOT NULL DEFAULT 1,
+    type        TEXT,
+    ended       REAL,
     code        INTEGER,
     reason      TEXT
 );
 CREATE TABLE leases (
     lease       INTEGER PRIMARY KEY,
+    type        TEXT NOT NULL,
     kind        TEXT NOT NULL,
     place       TEXT NOT NULL,
     messages    INTEGER NOT NULL,
@@ -48,8 +49,9 @@ CREATE TABLE reports (
 CREATE TABLE notes (at REAL NOT NULL, text TEXT NOT NULL);
 CREATE TABLE counts (type TEXT PRIMARY KEY, ended INTEGER NOT NULL, failed INTEGER NOT NULL, kept INTEGER NOT NULL);
 CREATE VIEW messages AS
-    SELECT message, type, node, lease, attempts, pushed, pulled, ended, decode, execute, encode, bytes_out, bytes_back,
-           worker, peak_memory, code, reason
+    SELECT message, coalesce(leases.type, answers.type) AS type, node, lease, attempts, pushed, pulled,
+           coalesce(returned, ended) AS ended, decode, execute, encode, bytes_out, bytes_back, worker, peak_memory,
+           code, reason
     FROM answers LEFT JOIN leases USING (lease);
 CREATE VIEW metrics AS
     SELECT report, at, round, node, name,
@@ -57,7 +59,7 @@ CREATE VIEW metrics AS
            CAST(CASE WHEN type = 'str' THEN value END AS TEXT) AS text
     FROM reports WHERE type <> '';
 """
-"""``answers`` has what is a message's own, and ``messages`` that together with what all messages of a lease share;
+"""``answers`` has what is a message's own, and not what all messages of a lease share: ``messages`` has both together;
 ``metrics`` are the numbers and texts of ``reports``.
 
 Times are seconds since ``RunStarted``; docs/runs.md says what each column is.
@@ -98,4 +100,9 @@ def columns_of(name: str) -> dict[str, str]:
     """The columns of a table or a view, with their types, as :data:`TABLES` has them."""
     with contextlib.closing(sqlite3.connect(":memory:")) as database:
         database.executescript(TABLES)
-        return {row[1]: row[2] for row in database.execute(f"PRAGMA table_info({name})")}
+        found = {row[1]: row[2] for row in database.execute(f"PRAGMA table_info({name})")}
+    # SQLite knows the types of columns, and none of what a view makes of them.
+    return {column: type_ or _MADE[column] for column, type_ in found.items()}
+
+
+_MADE = {"type": "TEXT", "ended": "REAL"}

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
-from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flsim.events import Announced, Event, LostWorker, Pulled, Reported, Returned, RunStarted
 from flsim_record.schema import create, finish
+
+if TYPE_CHECKING:
+    from flsim.heart import Entry
+    from flsim.message import Error
+    from flsim.wire import Outcome
 
 WRITE_EVERY = 0.5
 """Seconds between two writes: what a killed driver loses at most, and as much again where it was busy."""
@@ -18,16 +22,20 @@ WRITE_EVERY = 0.5
 AT_ONCE = 5000
 """Messages after which it is written, however soon."""
 
-CHUNK = 200
-"""Rows to a statement. SQLite lets go of the GIL for as long as one runs, and takes it back after each."""
-
 FAILED_MORE = 10
 """Of messages beyond the bound, those that failed are kept until they are one for so many within it."""
 
-_COLUMNS = 14
-_INSERT = "INSERT INTO answers VALUES "
-_ROW = f"({','.join('?' * _COLUMNS)})"
-_MANY = _INSERT + ",".join([_ROW] * CHUNK)
+PLAIN = ("message", "node", "lease", "pushed", "decode", "execute", "encode", "bytes_out", "bytes_back")
+"""The columns of a message that got content at the first attempt: its lease has the rest."""
+
+CHUNK = 200
+"""Rows of those to a statement. SQLite lets go of the GIL for as long as one runs, and waits for it after each."""
+
+_MANY = f"INSERT INTO answers ({','.join(PLAIN)}) VALUES " + ",".join([f"({','.join('?' * len(PLAIN))})"] * CHUNK)
+_ONE = f"INSERT INTO answers ({','.join(PLAIN)}) VALUES ({','.join('?' * len(PLAIN))})"
+_WHOLE = f"INSERT INTO answers VALUES ({','.join('?' * 14)})"
+
+Row = tuple[Any, ...]
 
 
 class Tables:
@@ -45,16 +53,18 @@ class Tables:
         self._failed_left = rows // FAILED_MORE
         self._begun: float | None = None
         self._written = time.monotonic()
-        self._returned: list[Returned] = []
-        self._gathered = 0
-        self._pulled: dict[int, tuple[Any, ...]] = {}
+        self._plain: list[Any] = []
+        """The values of :data:`PLAIN`, one row after another: a tuple for each would be the garbage collector's work."""
+        self._others: list[Row] = []
+        """The rows of all other messages."""
+        self._pulled: dict[int, Row] = {}
         """The leases at work, as their rows are until they come back."""
         self._open: set[int] = set()
         """Those of them that have a row."""
-        self._leases: list[tuple[Any, ...]] = []
-        self._lost: list[tuple[Any, ...]] = []
-        self._reports: list[tuple[Any, ...]] = []
-        self._notes: list[tuple[Any, ...]] = []
+        self._leases: list[Row] = []
+        self._lost: list[Row] = []
+        self._reports: list[Row] = []
+        self._notes: list[Row] = []
         self._reported = 0
         self.counts: dict[str, list[int]] = {}
         """By message type: how many ended, how many of them failed, and of how many there is a row."""
@@ -63,18 +73,14 @@ class Tables:
         """Take what happened."""
         match event:
             case Returned():
-                self._returned.append(event)
-                self._gathered += len(event)
-                if event.lease is not None:
-                    self._lease_ended(event)
+                self._returned(event)
             case Pulled():
-                pulled = self._time(event.at)
-                self._pulled[event.lease] = (event.lease, event.kind, event.place, event.messages, pulled)
+                at = self._time(event.at)
+                self._pulled[event.lease] = (event.lease, event.type, event.kind, event.place, event.messages, at)
             case LostWorker():
                 at = self._time(event.at)
                 self._lost.append((at, event.lease, event.cause, event.detail, event.messages))
-                if (row := self._pulled.pop(event.lease, None)) is not None:
-                    self._leases.append((*row, at, None, None, event.cause))
+                self._lease_ended(event.lease, at, None, None, event.cause)
             case Reported():
                 self._report(event)
             case Announced():
@@ -84,35 +90,21 @@ class Tables:
 
     def due(self) -> bool:
         """Whether it is time to write."""
-        return self._gathered >= AT_ONCE or time.monotonic() - self._written >= WRITE_EVERY
+        return len(self._plain) >= AT_ONCE * len(PLAIN) or time.monotonic() - self._written >= WRITE_EVERY
 
     def write(self) -> None:
         """Write what was gathered. Raises sqlite3.Error."""
         database = self._database
         if database is None:
             database = self._database = create(self._file)
-        answers = self._answers()
-        full = self._left <= 0
         database.execute("BEGIN")
         try:
-            whole = len(answers) - len(answers) % CHUNK
-            for at in range(0, whole, CHUNK):
-                database.execute(_MANY, [value for row in answers[at : at + CHUNK] for value in row])
-            database.executemany(_INSERT + _ROW, answers[whole:])
-            if not full:
-                fresh = [(*row, None, None, None, None) for n, row in self._pulled.items() if n not in self._open]
-                database.executemany("INSERT OR REPLACE INTO leases VALUES (?,?,?,?,?,?,?,?,?)", self._leases + fresh)
-                self._open = set(self._pulled)
-            database.executemany("INSERT INTO lost VALUES (?,?,?,?,?)", self._lost)
-            database.executemany("INSERT INTO reports VALUES (?,?,?,?,?,?,?)", self._reports)
-            database.executemany("INSERT INTO notes VALUES (?,?)", self._notes)
-            counts = [(type_, *count) for type_, count in self.counts.items()]
-            database.executemany("INSERT OR REPLACE INTO counts VALUES (?,?,?,?)", counts)
+            self._insert(database)
             database.execute("COMMIT")
         except sqlite3.Error:
             database.rollback()
             raise
-        for rows in (self._leases, self._lost, self._reports, self._notes):
+        for rows in (self._plain, self._others, self._leases, self._lost, self._reports, self._notes):
             rows.clear()
         self._written = time.monotonic()
 
@@ -127,38 +119,83 @@ class Tables:
             database, self._database = self._database, None
             finish(database)
 
+    def _insert(self, database: sqlite3.Connection) -> None:
+        plain, width = self._plain, len(PLAIN)
+        whole = len(plain) - len(plain) % (CHUNK * width)
+        for at in range(0, whole, CHUNK * width):
+            database.execute(_MANY, plain[at : at + CHUNK * width])
+        database.executemany(_ONE, [plain[at : at + width] for at in range(whole, len(plain), width)])
+        database.executemany(_WHOLE, self._others)
+        fresh = [(*row, None, None, None, None) for lease, row in self._pulled.items() if lease not in self._open]
+        if self._left > 0:
+            self._leases += fresh
+            self._open = set(self._pulled)
+        database.executemany(f"INSERT OR REPLACE INTO leases VALUES ({','.join('?' * 10)})", self._leases)
+        database.executemany("INSERT INTO lost VALUES (?,?,?,?,?)", self._lost)
+        database.executemany("INSERT INTO reports VALUES (?,?,?,?,?,?,?)", self._reports)
+        database.executemany("INSERT INTO notes VALUES (?,?)", self._notes)
+        counts = [(type_, *count) for type_, count in self.counts.items()]
+        database.executemany("INSERT OR REPLACE INTO counts VALUES (?,?,?,?)", counts)
+
     def _time(self, at: float) -> float:
         return at - (at if self._begun is None else self._begun)
 
-    def _lease_ended(self, event: Returned) -> None:
-        if event.lease is None or (row := self._pulled.pop(event.lease, None)) is None:
-            return
-        peak = next((a.peak_memory for a in event.answers()), None)
-        self._leases.append((*row, self._time(event.at), event.worker, peak, None))
+    def _lease_ended(self, lease: int, at: float, worker: str | None, peak: int | None, lost: str | None) -> None:
+        row = self._pulled.pop(lease, None)
+        if row is not None and (self._left > 0 or lease in self._open):
+            self._leases.append((*row, at, worker, peak, lost))
 
-    def _answers(self) -> list[tuple[Any, ...]]:
-        """The rows of the messages that ended, and none where there is no room for them."""
-        begun = self._begun or 0.0
-        rows = []
-        for event in self._returned:
-            lease, ended = event.lease, event.at - begun
-            rows += [
-                (id_, type_, node, lease, attempts, pushed - begun, ended, decode, execute, encode, out, back, code,
-                 reason or None)
-                for (id_, node, type_, _, code, reason, decode, execute, encode, _, _, attempts, pushed, out, back)
-                in event.answers()
-            ]  # fmt: skip
-        self._returned.clear()
-        self._gathered = 0
-        kept = rows[: max(0, self._left)]
-        beyond = [row for row in rows[len(kept) :] if row[-2] is not None][: self._failed_left]
-        self._left -= len(kept)
-        self._failed_left -= len(beyond)
-        kept += beyond
-        for at, some in enumerate((rows, [r for r in rows if r[-2] is not None], kept)):
-            for type_, n in Counter(row[1] for row in some).items():
-                self.counts.setdefault(type_, [0, 0, 0])[at] += n
-        return kept
+    def _returned(self, event: Returned) -> None:
+        begun, lease, ended = self._begun or 0.0, event.lease, event.ended
+        if lease is not None:
+            peak = ended[0][2].peak_memory if ended and ended[0][2] is not None else None
+            self._lease_ended(lease, event.at - begun, event.worker, peak, None)
+        if not ended:
+            return
+        others = []
+        kept, room = 0, self._left
+        add = self._plain.extend
+        for entry, error, outcome in ended:
+            if error is not None or outcome is None or entry.attempts > 1:
+                others.append((entry, error, outcome))
+            elif kept < room:
+                kept += 1
+                out, back = entry.payload.blob, outcome.reply
+                # What lay beside their pickles is gone, and counted in the blobs.
+                add((
+                    entry.id, entry.node, lease, entry.pushed - begun, outcome.decode, outcome.execute, outcome.encode,
+                    len(out.pickled) + out.gone, len(back.pickled) + back.gone,
+                ))  # fmt: skip
+        self._left -= kept
+        # What is plain has come with a lease, and all of a lease is of one type.
+        self._count(ended[0][0].type, len(ended) - len(others), 0, kept)
+        for entry, error, outcome in others:
+            self._other(event, entry, error, outcome)
+
+    def _other(self, event: Returned, entry: Entry, error: Error | None, outcome: Outcome | None) -> None:
+        kept = True
+        if self._left > 0:
+            self._left -= 1
+        elif error is not None and self._failed_left > 0:
+            self._failed_left -= 1
+        else:
+            kept = False
+        self._count(entry.type, 1, int(error is not None), int(kept))
+        if kept:
+            begun = self._begun or 0.0
+            clocks = (None, None, None) if outcome is None else (outcome.decode, outcome.execute, outcome.encode)
+            back = 0 if outcome is None else outcome.reply.nbytes
+            code, reason = (None, None) if error is None else (int(error.code), error.reason)
+            self._others.append((
+                entry.id, entry.node, event.lease, entry.pushed - begun, *clocks, entry.payload.blob.nbytes,
+                back, entry.attempts, entry.type, event.at - begun, code, reason,
+            ))  # fmt: skip
+
+    def _count(self, type_: str, ended: int, failed: int, kept: int) -> None:
+        count = self.counts.setdefault(type_, [0, 0, 0])
+        count[0] += ended
+        count[1] += failed
+        count[2] += kept
 
     def _report(self, event: Reported) -> None:
         at = self._time(event.at)
