@@ -45,7 +45,7 @@ STARTED = RunStarted("app", "serial", ("here: 1 cpu",), slots=2, nodes=10, seed=
 
 def returned(*errors: Error | None, lease: int | None = None, printed: str = "") -> Returned:
     """As many messages as ``errors`` ended, to nodes 2 and so on."""
-    ended = [
+    ended: list[Any] = [
         (
             Entry(i, 2 + i, 0, "train", None, SimpleNamespace(blob=EMPTY), 0.0),
             e,

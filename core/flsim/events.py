@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import methodcaller
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flsim.fleet import Scalar
 
@@ -56,7 +56,8 @@ class Pushed:
     messages: int
 
 
-class Answered(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Answered:
     """One message's end."""
 
     message_id: int
@@ -99,52 +100,80 @@ class Pulled:
     at: float = field(default_factory=time.monotonic)
 
 
-class Returned:
-    """Messages that ended together."""
+PLAIN = ("message_id", "node", "lease", "pushed", "decode", "execute", "encode", "bytes_out", "bytes_back")
+"""What is kept of a message that got content at the first attempt and printed nothing. Its lease has the rest."""
 
-    __slots__ = ("at", "ended", "lease", "worker")
+
+class Returned:
+    """Messages that ended together.
+
+    Most have gone well, and of those the numbers alone are kept, flat: the objects that were made for them are gone by
+    the time that an observer looks, and so are not fetched into another core's cache again.
+    """
+
+    __slots__ = ("at", "lease", "message_type", "others", "peak_memory", "plain", "worker")
 
     def __init__(
         self,
         worker: str,
-        ended: Sequence[tuple[Entry, Error | None, Outcome | None]],
+        others: Sequence[tuple[Entry, Error | None, Outcome | None]],
         lease: int | None = None,
         at: float = 0.0,
+        *,
+        plain: Sequence[int | float] = (),
+        message_type: str = "",
+        peak_memory: int = 0,
     ) -> None:
         self.worker = worker
         self.lease = lease
         """The lease that came back, also where all its messages had ended before; None: no worker had a part in it."""
         self.at = at
-        self.ended = ended
-        """As the LinkState has them, for who has too many to make an :class:`Answered` of each."""
+        self.plain = plain
+        """The values of :data:`PLAIN` of each message that went well, one after another."""
+        self.message_type = message_type
+        """Of all messages of the lease."""
+        self.peak_memory = peak_memory
+        """Bytes that the worker's process has held in memory at most until then; 0 where no worker answered."""
+        self.others = others
+        """All other messages, as the LinkState has them: :meth:`answers` says it in words of its own."""
 
     def __len__(self) -> int:
-        return len(self.ended)
+        return len(self.plain) // len(PLAIN) + len(self.others)
 
     @property
     def failed(self) -> int:
         """How many ended with an error."""
-        return sum(error is not None for _, error, _ in self.ended)
+        return sum(error is not None for _, error, _ in self.others)
 
     def answers(self, *, notable: bool = False) -> Iterator[Answered]:
         """Each message's end; with ``notable`` only those that failed or printed something."""
-        worker, make = self.worker, Answered._make
-        for entry, error, outcome in self.ended:
+        if not notable:
+            values = iter(self.plain)
+            for id_, node, _, pushed, decode, execute, encode, out, back in zip(*[values] * len(PLAIN), strict=True):
+                yield Answered(
+                    int(id_), int(node), self.message_type, self.worker, None, "", decode, execute, encode,
+                    self.peak_memory, "", 1, pushed, int(out), int(back),
+                )  # fmt: skip
+        for entry, error, outcome in self.others:
             if notable and error is None and (outcome is None or not outcome.printed):
                 continue
-            if outcome is None:
-                decode = execute = encode = 0.0
-                peak_memory = bytes_back = 0
-                printed = ""
-            else:
-                decode, execute, encode = outcome.decode, outcome.execute, outcome.encode
-                peak_memory, printed, bytes_back = outcome.peak_memory, outcome.printed, outcome.reply.nbytes
-            code, reason = (None, "") if error is None else (error.code, error.reason)
-            # By place, since who keeps a row of each message has many to make.
-            yield make((
-                entry.id, entry.node, entry.type, worker, code, reason, decode, execute, encode, peak_memory, printed,
-                entry.attempts, entry.pushed, entry.payload.blob.nbytes, bytes_back,
-            ))  # fmt: skip
+            yield Answered(
+                message_id=entry.id,
+                node=entry.node,
+                message_type=entry.type,
+                worker=self.worker,
+                code=None if error is None else error.code,
+                reason="" if error is None else error.reason,
+                decode=0.0 if outcome is None else outcome.decode,
+                execute=0.0 if outcome is None else outcome.execute,
+                encode=0.0 if outcome is None else outcome.encode,
+                peak_memory=0 if outcome is None else outcome.peak_memory,
+                printed="" if outcome is None else outcome.printed,
+                attempts=entry.attempts,
+                pushed=entry.pushed,
+                bytes_out=entry.payload.blob.nbytes,
+                bytes_back=0 if outcome is None else outcome.reply.nbytes,
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -293,7 +293,8 @@ class LinkState:
         replies = [_reply(o) for o in outcomes]
         # Copied, for what a state lies in holds the reply, too.
         states = [None if o.state is None else o.state.own() for o in outcomes]
-        ended = []
+        plain: list[int | float] = []
+        others = []
         with self.lock:
             self._let_go(self._carried.pop(lease.id, ()))
             now = self._moved = self.clock()
@@ -303,10 +304,21 @@ class LinkState:
                     if error is None and state is not None:
                         self._keep(entry.node, state)
                     self._deliver(entry, content, error, outcome)
-                    ended.append((entry, error, _without_memory(outcome)))
+                    if error is None and entry.attempts == 1 and not outcome.printed:
+                        plain += (
+                            entry.id, entry.node, lease.id, entry.pushed, outcome.decode, outcome.execute,
+                            outcome.encode, entry.payload.blob.nbytes, outcome.reply.nbytes,
+                        )  # fmt: skip
+                    else:
+                        others.append((entry, error, _without_memory(outcome)))
             self._sizes.learn(lease, outcomes, now)
             # Under the lock, so that what the ServerApp reports of it comes after it.
-            self._observers.put(Returned(worker, ended, lease.id, now))
+            self._observers.put(
+                Returned(
+                    worker, others, lease.id, now, plain=plain, message_type=lease.entries[0].type,
+                    peak_memory=outcomes[0].peak_memory,
+                )
+            )  # fmt: skip
 
     def lost(self, lease: Lease, lost: WorkerLost) -> None:
         """A worker took this lease with it."""

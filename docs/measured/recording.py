@@ -1,7 +1,7 @@
 """What it costs to keep a run: docs/examples/noop on loky, with two workers, kept and not kept in turn.
 
-1,000 nodes are asked in each of 50 rounds. Each pair begins with the other one of the two; nine pairs count. Of each the
-ratio is taken of what a user waits for: messages a second while the ServerApp runs, and seconds from the call of
+1,000 nodes are asked in each of 50 rounds. Each pair begins with the other one of the two; nine pairs count. Of each
+the ratio is taken of what a user waits for: messages a second while the ServerApp runs, and seconds from the call of
 ``flsim.run`` to its return, in which what is kept is written to its end. Beside it stands the processor time of all
 processes, which other work on the machine disturbs less.
 """

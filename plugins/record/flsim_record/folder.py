@@ -90,14 +90,15 @@ def is_run(folder: Path) -> bool:
     return (folder / RUN_JSON).is_file()
 
 
-def write_json(file: Path, values: Mapping[str, Any]) -> None:
-    """Write a file that is at any time as it was, or as it will be."""
+def write_json(file: Path, values: Mapping[str, Any], *, last: bool = False) -> None:
+    """Write a file that is at any time as it was, or as it will be. The ``last`` one is forced to the disk."""
     new = file.with_name(f"{file.name}.new")
     with new.open("w", encoding="utf-8") as out:
         json.dump(_plain(values), out, indent=2, allow_nan=False)
         out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
+        if last:
+            out.flush()
+            os.fsync(out.fileno())
     new.replace(file)
 
 

@@ -75,7 +75,7 @@ class Recorder:
             self._about["result"] = _result(finished.result)
         else:
             self._about["error"] = {"text": finished.error, "traceback": finished.traceback}
-        write_json(self._folder / RUN_JSON, self._about)
+        write_json(self._folder / RUN_JSON, self._about, last=True)
         os.close(self._lock)
 
     def _begin(self, event: RunStarted) -> None:

@@ -8,11 +8,12 @@ import sqlite3
 from pathlib import Path
 
 TABLES = """
+CREATE TABLE start (clock REAL NOT NULL);
 CREATE TABLE answers (
     message     INTEGER PRIMARY KEY,
     node        INTEGER NOT NULL,
     lease       INTEGER,
-    pushed      REAL NOT NULL,
+    clock       REAL NOT NULL,
     decode      REAL,
     execute     REAL,
     encode      REAL,
@@ -49,7 +50,8 @@ CREATE TABLE reports (
 CREATE TABLE notes (at REAL NOT NULL, text TEXT NOT NULL);
 CREATE TABLE counts (type TEXT PRIMARY KEY, ended INTEGER NOT NULL, failed INTEGER NOT NULL, kept INTEGER NOT NULL);
 CREATE VIEW messages AS
-    SELECT message, coalesce(leases.type, answers.type) AS type, node, lease, attempts, pushed, pulled,
+    SELECT message, coalesce(leases.type, answers.type) AS type, node, lease, attempts,
+           clock - coalesce((SELECT start.clock FROM start), answers.clock) AS pushed, pulled,
            coalesce(returned, ended) AS ended, decode, execute, encode, bytes_out, bytes_back, worker, peak_memory,
            code, reason
     FROM answers LEFT JOIN leases USING (lease);
@@ -76,16 +78,19 @@ def create(file: Path) -> sqlite3.Connection:
     crash of the host may cost the last of it, and no more.
     """
     made = sqlite3.connect(file, isolation_level=None)
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{CACHE}"):
+    # While there is nothing in it, nothing needs to be forced to the disk either.
+    for pragma in ("synchronous = OFF", "journal_mode = WAL", f"cache_size = -{CACHE}"):
         made.execute(f"PRAGMA {pragma}")
     made.executescript(f"BEGIN;{TABLES}COMMIT;")
+    made.execute("PRAGMA synchronous = NORMAL")
     return made
 
 
 def finish(database: sqlite3.Connection) -> None:
     """Nothing more comes: all of it goes into the one file, which can then be copied, and read where nothing can be
     written."""
-    database.execute("PRAGMA journal_mode = DELETE")
+    for pragma in ("wal_checkpoint(TRUNCATE)", "synchronous = OFF", "journal_mode = DELETE"):
+        database.execute(f"PRAGMA {pragma}")
     database.close()
 
 
@@ -105,4 +110,4 @@ def columns_of(name: str) -> dict[str, str]:
     return {column: type_ or _MADE[column] for column, type_ in found.items()}
 
 
-_MADE = {"type": "TEXT", "ended": "REAL"}
+_MADE = {"type": "TEXT", "pushed": "REAL", "ended": "REAL"}

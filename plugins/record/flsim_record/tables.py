@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flsim.events import Announced, Event, LostWorker, Pulled, Reported, Returned, RunStarted
+from flsim.events import PLAIN, Announced, Event, LostWorker, Pulled, Reported, Returned, RunStarted
 from flsim_record.schema import create, finish
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ AT_ONCE = 5000
 FAILED_MORE = 10
 """Of messages beyond the bound, those that failed are kept until they are one for so many within it."""
 
-PLAIN = ("message", "node", "lease", "pushed", "decode", "execute", "encode", "bytes_out", "bytes_back")
-"""The columns of a message that got content at the first attempt: its lease has the rest."""
+_COLUMNS = "message, node, lease, clock, decode, execute, encode, bytes_out, bytes_back"
+"""Those that :data:`~flsim.events.PLAIN` goes into, as it is."""
 
 CHUNK = 200
 """Rows of those to a statement. SQLite lets go of the GIL for as long as one runs, and waits for it after each."""
 
-_MANY = f"INSERT INTO answers ({','.join(PLAIN)}) VALUES " + ",".join([f"({','.join('?' * len(PLAIN))})"] * CHUNK)
-_ONE = f"INSERT INTO answers ({','.join(PLAIN)}) VALUES ({','.join('?' * len(PLAIN))})"
+_MANY = f"INSERT INTO answers ({_COLUMNS}) VALUES " + ",".join([f"({','.join('?' * len(PLAIN))})"] * CHUNK)
+_ONE = f"INSERT INTO answers ({_COLUMNS}) VALUES ({','.join('?' * len(PLAIN))})"
 _WHOLE = f"INSERT INTO answers VALUES ({','.join('?' * 14)})"
 
 Row = tuple[Any, ...]
@@ -54,13 +54,14 @@ class Tables:
         self._begun: float | None = None
         self._written = time.monotonic()
         self._plain: list[Any] = []
-        """The values of :data:`PLAIN`, one row after another: a tuple for each would be the garbage collector's work."""
+        """The values of :data:`PLAIN`, row after row: a tuple for each would be the garbage collector's work."""
         self._others: list[Row] = []
         """The rows of all other messages."""
         self._pulled: dict[int, Row] = {}
         """The leases at work, as their rows are until they come back."""
         self._open: set[int] = set()
         """Those of them that have a row."""
+        self._start: list[Row] = []
         self._leases: list[Row] = []
         self._lost: list[Row] = []
         self._reports: list[Row] = []
@@ -87,6 +88,7 @@ class Tables:
                 self._notes.append((self._time(event.at), event.text))
             case RunStarted():
                 self._begun = event.at
+                self._start = [(event.at,)]
 
     def due(self) -> bool:
         """Whether it is time to write."""
@@ -104,7 +106,7 @@ class Tables:
         except sqlite3.Error:
             database.rollback()
             raise
-        for rows in (self._plain, self._others, self._leases, self._lost, self._reports, self._notes):
+        for rows in (self._plain, self._others, self._start, self._leases, self._lost, self._reports, self._notes):
             rows.clear()
         self._written = time.monotonic()
 
@@ -131,6 +133,7 @@ class Tables:
             self._leases += fresh
             self._open = set(self._pulled)
         database.executemany(f"INSERT OR REPLACE INTO leases VALUES ({','.join('?' * 10)})", self._leases)
+        database.executemany("INSERT INTO start VALUES (?)", self._start)
         database.executemany("INSERT INTO lost VALUES (?,?,?,?,?)", self._lost)
         database.executemany("INSERT INTO reports VALUES (?,?,?,?,?,?,?)", self._reports)
         database.executemany("INSERT INTO notes VALUES (?,?)", self._notes)
@@ -146,30 +149,14 @@ class Tables:
             self._leases.append((*row, at, worker, peak, lost))
 
     def _returned(self, event: Returned) -> None:
-        begun, lease, ended = self._begun or 0.0, event.lease, event.ended
-        if lease is not None:
-            peak = ended[0][2].peak_memory if ended and ended[0][2] is not None else None
-            self._lease_ended(lease, event.at - begun, event.worker, peak, None)
-        if not ended:
-            return
-        others = []
-        kept, room = 0, self._left
-        add = self._plain.extend
-        for entry, error, outcome in ended:
-            if error is not None or outcome is None or entry.attempts > 1:
-                others.append((entry, error, outcome))
-            elif kept < room:
-                kept += 1
-                out, back = entry.payload.blob, outcome.reply
-                # What lay beside their pickles is gone, and counted in the blobs.
-                add((
-                    entry.id, entry.node, lease, entry.pushed - begun, outcome.decode, outcome.execute, outcome.encode,
-                    len(out.pickled) + out.gone, len(back.pickled) + back.gone,
-                ))  # fmt: skip
-        self._left -= kept
-        # What is plain has come with a lease, and all of a lease is of one type.
-        self._count(ended[0][0].type, len(ended) - len(others), 0, kept)
-        for entry, error, outcome in others:
+        if event.lease is not None:
+            self._lease_ended(event.lease, self._time(event.at), event.worker, event.peak_memory, None)
+        if plain := len(event.plain) // len(PLAIN):
+            kept = min(plain, self._left)
+            self._left -= kept
+            self._plain += event.plain[: kept * len(PLAIN)]
+            self._count(event.message_type, plain, 0, kept)
+        for entry, error, outcome in event.others:
             self._other(event, entry, error, outcome)
 
     def _other(self, event: Returned, entry: Entry, error: Error | None, outcome: Outcome | None) -> None:
@@ -187,7 +174,7 @@ class Tables:
             back = 0 if outcome is None else outcome.reply.nbytes
             code, reason = (None, None) if error is None else (int(error.code), error.reason)
             self._others.append((
-                entry.id, entry.node, event.lease, entry.pushed - begun, *clocks, entry.payload.blob.nbytes,
+                entry.id, entry.node, event.lease, entry.pushed, *clocks, entry.payload.blob.nbytes,
                 back, entry.attempts, entry.type, event.at - begun, code, reason,
             ))  # fmt: skip
 
