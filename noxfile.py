@@ -12,10 +12,16 @@ nox.options.reuse_venv = "yes"
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 BACKENDS = ["loky", "dask", "ray"]
-PLUGINS = ["bench"]
+PLUGINS = ["bench", "mlflow", "report", "tensorboard"]
 POOL = "docs/examples/flsim-pool"
 SOURCES = {  # each distribution's folder, and what is typed in it
-    ".": ["core/flsim", "backends/serial/flsim_serial", "plugins/progress/flsim_progress", "tests"],
+    ".": [
+        "core/flsim",
+        "backends/serial/flsim_serial",
+        "plugins/progress/flsim_progress",
+        "plugins/record/flsim_record",
+        "tests",
+    ],
     **{f"backends/{b}": [f"backends/{b}/flsim_{b}", f"backends/{b}/tests"] for b in BACKENDS},
     **{f"plugins/{p}": [f"plugins/{p}/flsim_{p}", f"plugins/{p}/tests"] for p in PLUGINS},
     POOL: [f"{POOL}/flsim_pool", f"{POOL}/tests"],
@@ -110,7 +116,9 @@ def regenerate(session: nox.Session) -> None:
 @nox.session
 def plugins(session: nox.Session) -> None:
     """The tests of the plugins that are distributions of their own."""
-    session.install(*editable(".", "backends/loky", "plugins/bench[png]", POOL), *tools())
+    own = [f"plugins/{p}" + "[png]" * (p in ("bench", "report")) for p in PLUGINS]
+    session.install(*editable(".", "backends/loky", *own, POOL), *tools())
+    session.install(*nox.project.dependency_groups(PYPROJECT, "plugins"))
     session.run("pytest", *(session.posargs or (f"plugins/{p}/tests" for p in PLUGINS)))
 
 

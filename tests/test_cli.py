@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -164,12 +165,13 @@ def test_a_run_shows_the_backend_first_then_what_happens_then_the_result(tmp_pat
     app = write_app(tmp_path / "folder", app=APP.replace('    print("the server prints")\n', ""))
     done = run(app, "--seed", "7")
     assert (done.returncode, done.stderr) == (0, "")
-    first, *happens, _, counts, last = done.stdout.splitlines()
+    first, *happens, _, counts, last, kept = done.stdout.splitlines()
     assert first.startswith("folder: 3 nodes on serial, 1 worker (")
     printed = [f"node {n} (partition {n - 2}) | the client prints" for n in (2, 3, 4)]
     assert sorted(happens) == [*printed, "round   1  answered 3"]
     assert counts.split() == ["train", "3", "3", "0"]
     assert ", seed 7, digest " in last
+    assert re.fullmatch(r"kept in runs/\d{8}T\d{6}-folder-[0-9a-f]{8}", kept)
 
 
 def test_the_same_seed_gives_the_same_digest_and_json_tells_it(tmp_path: Path) -> None:

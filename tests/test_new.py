@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -51,7 +52,8 @@ def test_a_new_app_is_of_files_that_name_it_and_of_no_others(app: Path) -> None:
 def test_a_new_app_runs_and_passes_its_own_test_by_what_is_to_be_typed_next(tmp_path: Path) -> None:
     shown = flsim("new", "first", cwd=tmp_path).stdout.splitlines()
     (_, *run), (_, *on_serial), (python, *test) = [line.split() for line in shown if line.startswith("  ")]
-    digests = {flsim(*args, cwd=tmp_path).stdout.split()[-1] for args in (run, on_serial)}
+    said = [flsim(*args, cwd=tmp_path).stdout for args in (run, on_serial)]
+    digests = {re.findall(r"digest (\w+)", text)[0] for text in said}
     assert len(digests) == 1
     assert python == "python"
     done = execute(sys.executable, *test, cwd=tmp_path)

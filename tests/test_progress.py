@@ -30,7 +30,10 @@ from flsim.events import (
     RunFinished,
     RunStarted,
 )  # fmt: skip
+from flsim.heart import Entry
 from flsim.hooks import RunView
+from flsim.payload import EMPTY
+from flsim.wire import Outcome
 from flsim_progress.plain import PlainProgress
 from flsim_progress.plugin import flsim_observer
 from flsim_progress.tally import POINTS, Curve, Tally, rounds_of
@@ -44,9 +47,9 @@ def returned(*errors: Error | None, lease: int | None = None, printed: str = "")
     """As many messages as ``errors`` ended, to nodes 2 and so on."""
     ended: list[Any] = [
         (
-            SimpleNamespace(id=i, node=2 + i, type="train"),
+            Entry(i, 2 + i, 0, "train", None, SimpleNamespace(blob=EMPTY), 0.0),
             e,
-            SimpleNamespace(execute=0.1, printed=printed, peak_memory=0),
+            Outcome(i, e, EMPTY, None, "", 0.0, 0.0, 0.1, 0.0, printed, 0),
         )
         for i, e in enumerate(errors)
     ]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flsim.records import RecordDict as RecordDict
     from flsim.resources import Resources as Resources
     from flsim.result import RunResult as RunResult
+    from flsim.runs import open_run as open_run
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,7 @@ _HOMES = {
     "RecordDict": "records",
     "Resources": "resources",
     "RunResult": "result",
+    "open_run": "runs",
 }
 
 __all__ = sorted(_HOMES)  # the one list of public names is _HOMES

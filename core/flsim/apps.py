@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flsim.errors import UnknownName
@@ -35,6 +36,8 @@ class Context:
         run_config: the app's configuration, flat (``a.b``), read-only.
         state: follows the node from message to message; the ServerApp's is the result of the run. Records
             put here stay; a change is kept only if the message got its reply.
+        run_dir: in the ServerApp the folder of a run that is recorded, for files of the app's own; None where it is
+            not, and in ClientApps, which may run elsewhere.
     """
 
     run_id: int
@@ -44,6 +47,7 @@ class Context:
     run_config: Mapping[str, Scalar]
     _seed: tuple[int, tuple[int, ...]] = (0, ())
     _rng: np.random.Generator | None = None
+    run_dir: Path | None = None
 
     @property
     def rng(self) -> np.random.Generator:

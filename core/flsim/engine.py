@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bdb
 import contextlib
 import dataclasses
 import signal
@@ -19,7 +20,7 @@ from flsim.backend import Backend, BackendSpec, RunInfo
 from flsim.blackbox import BlackBoxes
 from flsim.breakpoints import breakpoints
 from flsim.code import Reference, import_reference
-from flsim.envelope import Generators, describe, kept_globals, seed_globals
+from flsim.envelope import Generators, describe, kept_globals, seed_globals, traceback_of
 from flsim.errors import BackendBroken, ConfigError, EncodeError, FlsimError
 from flsim.events import Observers, RunFinished, RunStarted
 from flsim.fleet import Fleet
@@ -31,6 +32,7 @@ from flsim.message import SERVER_NODE_ID
 from flsim.places import Places
 from flsim.records import RecordDict
 from flsim.result import RunResult, digest
+from flsim.settings import settings_of
 from flsim.states import NodeStates
 from flsim.worker import JobSent, worker_loop
 
@@ -46,8 +48,9 @@ _at_work: set[Run] = set()  # of this process
 class Run:
     """One run: the ServerApp in the caller's thread, all else on one event loop in a thread of its own."""
 
-    def __init__(self, plan: Plan, observers: Observers) -> None:
+    def __init__(self, plan: Plan, observers: Observers, run_dir: Path | None = None) -> None:
         self._plan = plan
+        self._run_dir = run_dir
         self._fleet = Fleet(plan.project.kinds)
         self._observers = observers
         self._loop = asyncio.new_event_loop()
@@ -58,9 +61,23 @@ class Run:
         self._sent: JobSent | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._loops_of = [0] * len(self._fleet.kinds)
+        self._seconds = 0.0
 
     def execute(self) -> RunResult:
         """Run to the end. Raises what the ServerApp raises, or what ended the run."""
+        self._observers.start()
+        try:
+            result = self._prepare()
+        except BaseException as e:
+            self._observers.put(RunFinished(self._seconds, describe(e), traceback_of(e), _status(e)))
+            raise
+        else:
+            self._observers.put(RunFinished(self._seconds, result=result))
+            return result
+        finally:
+            self._observers.close()
+
+    def _prepare(self) -> RunResult:
         server = self._plan.project.server
         if isinstance(server, Reference):
             server = import_reference(server)
@@ -77,7 +94,6 @@ class Run:
 
     def _execute(self, server: Any, job: bytes, folder: Path, others: int) -> RunResult:
         plan, project = self._plan, self._plan.project
-        self._observers.start()
         if others:
             self._link.announce(
                 "another run of this process is at work, and shares the global random generators with this one's "
@@ -85,28 +101,25 @@ class Run:
             )
         thread = threading.Thread(target=self._drive, name="flsim-engine", daemon=True)
         thread.start()
-        begun, error = time.perf_counter(), ""
+        begun: float | None = None
         try:
             self._on_loop(self._start(job, folder))
             self._observers.flush()  # so that the first line is about the run, and not the app's
             grid = Grid(self._link, self._observers)
             run_config = MappingProxyType(dict(project.config))
             seed = (plan.seed, (SERVER_NODE_ID,))
-            context = Context(self._run_id, SERVER_NODE_ID, {}, RecordDict(), run_config, seed)
+            context = Context(self._run_id, SERVER_NODE_ID, {}, RecordDict(), run_config, seed, run_dir=self._run_dir)
             with kept_globals():
                 seed_globals(*seed)
                 begun = time.perf_counter()
                 server(grid, context)
             if self._link.failure is not None:
                 raise self._link.failure
-            seconds = time.perf_counter() - begun
             if type(context.state) is not RecordDict:
                 raise ConfigError(f"the ServerApp left a {type(context.state).__name__} as context.state")
-        except BaseException as e:
-            error = describe(e)
-            raise
         finally:
-            took = time.perf_counter() - begun
+            if begun is not None:
+                self._seconds = time.perf_counter() - begun
             self._link.close()
             try:
                 self._on_loop(self._stop())
@@ -114,8 +127,6 @@ class Run:
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 thread.join()
                 self._loop.close()
-                self._observers.put(RunFinished(took, error))
-                self._observers.close()
         return RunResult(
             app=project.name,
             state=context.state,
@@ -124,11 +135,13 @@ class Run:
                 {"round": r.round, **({} if r.node is None else {"node": r.node}), **r.metrics} for r in grid.reports
             ),
             counts=self._link.counts,
-            seconds=seconds,
+            seconds=self._seconds,
             seed=plan.seed,
             backend=plan.spec.name,
             options=dataclasses.asdict(plan.options),
             nodes=self._fleet.nodes,
+            settings=settings_of(plan),
+            run_dir=self._run_dir,
         )
 
     # ---- on the event loop
@@ -250,6 +263,12 @@ class Run:
             return job.encoded()
         except Exception as e:  # whatever the pickling of the user's ClientApp raises
             raise EncodeError(f"the ClientApp cannot be sent to workers: {describe(e)}") from e
+
+
+def _status(error: BaseException) -> str:
+    """How a run ended that ended so: by its own fault, or because somebody wanted it to."""
+    own = isinstance(error, (Exception, SystemExit)) and not isinstance(error, bdb.BdbQuit)
+    return "failed" if own else "interrupted"
 
 
 def _enforces_memory(spec: BackendSpec) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import methodcaller
@@ -15,9 +16,13 @@ from flsim.fleet import Scalar
 if TYPE_CHECKING:
     from flsim.heart import Entry
     from flsim.message import Error
+    from flsim.result import RunResult
     from flsim.wire import Outcome
 
 log = logging.getLogger(__name__)
+
+IDLE = 0.5
+"""Seconds without an event after which observers are told so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class RunStarted:
     """How many leases of the first kind run at once."""
     nodes: int
     seed: int
+    at: float = field(default_factory=time.monotonic)
+    """When, in seconds of the driver's monotonic clock, as of all events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,7 @@ class Announced:
     """Something that the user should know once."""
 
     text: str
+    at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +68,22 @@ class Answered:
     code: int | None
     """None: it got content."""
     reason: str
+    decode: float
+    """Seconds by the worker's clock, as are the next two; 0 where no worker answered."""
     execute: float
-    """Seconds in the ClientApp."""
+    """In the ClientApp."""
+    encode: float
     peak_memory: int
     """Bytes that its worker's process has held in memory at most until then; 0 where no worker answered."""
     printed: str
+    attempts: int
+    """Leases that it was part of: more than one where a worker was lost."""
+    pushed: float
+    """When, by the driver's clock."""
+    bytes_out: int
+    """Of its content, encoded; what it shares with others counts in each."""
+    bytes_back: int
+    """Of the reply's content, encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,44 +92,88 @@ class Pulled:
 
     lease: int
     messages: int
+    type: str = ""
+    """The type of its messages."""
+    kind: str = ""
+    """The kind of their nodes."""
+    place: str = ""
+    at: float = field(default_factory=time.monotonic)
+
+
+PLAIN = ("message_id", "node", "lease", "pushed", "decode", "execute", "encode", "bytes_out", "bytes_back")
+"""What is kept of a message that got content at the first attempt and printed nothing. Its lease has the rest."""
 
 
 class Returned:
-    """Messages that ended together."""
+    """Messages that ended together.
 
-    __slots__ = ("_ended", "lease", "worker")
+    Most have gone well, and of those the numbers alone are kept, flat: the objects that were made for them are gone by
+    the time that an observer looks, and so are not fetched into another core's cache again.
+    """
+
+    __slots__ = ("at", "lease", "message_type", "others", "peak_memory", "plain", "worker")
 
     def __init__(
-        self, worker: str, ended: Sequence[tuple[Entry, Error | None, Outcome | None]], lease: int | None = None
+        self,
+        worker: str,
+        others: Sequence[tuple[Entry, Error | None, Outcome | None]],
+        lease: int | None = None,
+        at: float = 0.0,
+        *,
+        plain: Sequence[int | float] = (),
+        message_type: str = "",
+        peak_memory: int = 0,
     ) -> None:
         self.worker = worker
         self.lease = lease
         """The lease that came back, also where all its messages had ended before; None: no worker had a part in it."""
-        self._ended = ended
+        self.at = at
+        self.plain = plain
+        """The values of :data:`PLAIN` of each message that went well, one after another."""
+        self.message_type = message_type
+        """Of all messages of the lease."""
+        self.peak_memory = peak_memory
+        """Bytes that the worker's process has held in memory at most until then; 0 where no worker answered."""
+        self.others = others
+        """All other messages, as the LinkState has them: :meth:`answers` says it in words of its own."""
 
     def __len__(self) -> int:
-        return len(self._ended)
+        return len(self.plain) // len(PLAIN) + len(self.others)
 
     @property
     def failed(self) -> int:
         """How many ended with an error."""
-        return sum(error is not None for _, error, _ in self._ended)
+        return sum(error is not None for _, error, _ in self.others)
 
     def answers(self, *, notable: bool = False) -> Iterator[Answered]:
         """Each message's end; with ``notable`` only those that failed or printed something."""
-        for entry, error, outcome in self._ended:
-            if not notable or error is not None or (outcome is not None and outcome.printed):
+        if not notable:
+            values = iter(self.plain)
+            for id_, node, _, pushed, decode, execute, encode, out, back in zip(*[values] * len(PLAIN), strict=True):
                 yield Answered(
-                    message_id=entry.id,
-                    node=entry.node,
-                    message_type=entry.type,
-                    worker=self.worker,
-                    code=None if error is None else error.code,
-                    reason="" if error is None else error.reason,
-                    execute=0.0 if outcome is None else outcome.execute,
-                    peak_memory=0 if outcome is None else outcome.peak_memory,
-                    printed="" if outcome is None else outcome.printed,
-                )
+                    int(id_), int(node), self.message_type, self.worker, None, "", decode, execute, encode,
+                    self.peak_memory, "", 1, pushed, int(out), int(back),
+                )  # fmt: skip
+        for entry, error, outcome in self.others:
+            if notable and error is None and (outcome is None or not outcome.printed):
+                continue
+            yield Answered(
+                message_id=entry.id,
+                node=entry.node,
+                message_type=entry.type,
+                worker=self.worker,
+                code=None if error is None else error.code,
+                reason="" if error is None else error.reason,
+                decode=0.0 if outcome is None else outcome.decode,
+                execute=0.0 if outcome is None else outcome.execute,
+                encode=0.0 if outcome is None else outcome.encode,
+                peak_memory=0 if outcome is None else outcome.peak_memory,
+                printed="" if outcome is None else outcome.printed,
+                attempts=entry.attempts,
+                pushed=entry.pushed,
+                bytes_out=entry.payload.blob.nbytes,
+                bytes_back=0 if outcome is None else outcome.reply.nbytes,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +183,7 @@ class Reported:
     round: int
     metrics: Mapping[str, Scalar]
     node: int | None = None
+    at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +194,7 @@ class LostWorker:
     detail: str
     messages: int
     lease: int
+    at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +209,16 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """The ServerApp has returned or raised, and the backend is stopped."""
+    """The run is over, and the backend is stopped."""
 
     seconds: float
-    """From the call of the ServerApp to its end."""
+    """From the call of the ServerApp to its end; 0 where it was not called."""
     error: str = ""
+    traceback: str = ""
+    status: str = "finished"
+    """``finished``; ``failed`` with the error; or ``interrupted``, by a signal or at a breakpoint."""
+    result: RunResult | None = None
+    """What the run gives back, where it is finished."""
 
 
 Event = RunStarted | Announced | Pushed | Pulled | Returned | Reported | LostWorker | Paused | Resumed | RunFinished
@@ -158,7 +228,8 @@ class Observer(Protocol):
     """What a plugin gives for one run. Both methods are called from one thread, off the hot path."""
 
     def on(self, events: Sequence[Event]) -> None:
-        """Take what happened, in order."""
+        """Take what happened, in order. Empty once when nothing has happened for :data:`IDLE` seconds, for who gathers
+        events before writing them."""
 
     def close(self) -> None:
         """The run is over; nothing more comes."""
@@ -201,9 +272,15 @@ class Observers:
             self._thread = None
 
     def _tell(self) -> None:
-        over = False
+        over = idle = False
         while not over:
-            batch = [self._events.get()]
+            try:
+                batch = [self._events.get(timeout=None if idle else IDLE)]
+            except queue.Empty:
+                idle = True
+                self._each(methodcaller("on", []))
+                continue
+            idle = False
             while not self._events.empty():
                 batch.append(self._events.get())
             over = None in batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -31,6 +32,33 @@ class HeldFolder:
         """Remove it with all that is in it."""
         os.close(self._lock)
         shutil.rmtree(self.path, ignore_errors=True)  # a worker that is being killed may still write to it
+
+
+def lock(file: Path) -> int:
+    """Make a file, and hold it as long as this process lives. Closing what is returned lets go of it."""
+    held = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    with contextlib.suppress(ImportError, OSError):  # not a POSIX system, or a file system that knows no locks
+        import fcntl
+
+        fcntl.flock(held, fcntl.LOCK_EX)
+    return held
+
+
+def is_locked(file: Path) -> bool:
+    """Whether a process holds this file."""
+    try:
+        import fcntl
+
+        looked_at = os.open(file, os.O_RDONLY)
+    except (ImportError, OSError):
+        return False
+    try:
+        fcntl.flock(looked_at, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(looked_at)
+    return False
 
 
 def _sweep(prefix: str) -> None:

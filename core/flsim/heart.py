@@ -45,6 +45,7 @@ class Entry:
     __slots__ = (
         "aborts",
         "alone",
+        "attempts",
         "deadline",
         "deaths",
         "held",
@@ -52,18 +53,24 @@ class Entry:
         "kind",
         "node",
         "payload",
+        "pushed",
         "since",
         "status",
         "type",
     )
 
-    def __init__(self, id_: int, node: int, kind: int, type_: str, deadline: float | None, payload: Any) -> None:
+    def __init__(
+        self, id_: int, node: int, kind: int, type_: str, deadline: float | None, payload: Any, pushed: float
+    ) -> None:
         self.id = id_
         self.node = node
         self.kind = kind
         self.type = type_
         self.deadline = deadline
         self.payload = payload
+        self.pushed = pushed
+        self.attempts = 0
+        """Leases that it was part of."""
         self.status = Status.WAITING
         self.since = 0.0
         self.deaths = 0
@@ -150,7 +157,7 @@ class Heart:
         :meth:`let_in`. One that is held lets no other one wait: it is let in then."""
         id_ = self._next_id
         self._next_id = id_ + 1
-        entry = self.entries[id_] = Entry(id_, node, kind, type_, None if ttl is None else now + ttl, payload)
+        entry = self.entries[id_] = Entry(id_, node, kind, type_, None if ttl is None else now + ttl, payload, now)
         entry.held = held
         if entry.deadline is not None:
             heapq.heappush(self._deadlines, (entry.deadline, id_))
@@ -365,6 +372,7 @@ class Heart:
             entry = pop()
             if entry.status is Status.READY:
                 entry.status = Status.LEASED
+                entry.attempts += 1
                 entries.append(entry)
         queue.count -= len(entries)
         if not queue.count:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from flsim.events import Observer
     from flsim.fleet import Scalar
     from flsim.project import Project
+    from flsim.runs import KeptRun
+    from flsim.settings import Setting
 
 OptionValues = Mapping[str, Sequence[str]]
 """What the user gave of the options that plugins add to ``flsim run``: by name, and only those that were given."""
@@ -30,7 +32,7 @@ hookimpl = pluggy.HookimplMarker("flsim")
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """What an observer is told of its run before it starts."""
+    """What plugins are told of a run before it starts."""
 
     app: str
     backend: str
@@ -39,6 +41,18 @@ class RunView:
     config: Mapping[str, Scalar]
     out: TextIO | None
     """Where to write what the user should see; None: nowhere."""
+    path: Path | None = None
+    """The folder or the file of the app; None where it has none."""
+    requirements: tuple[str, ...] = ()
+    """What the backend and the app need, as requirements of distributions."""
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    """What the run goes by, under the names of the keys of [tool.flsim], with where each value came from."""
+    runs_dir: Path | None = None
+    """The folder that is to hold the run's own; None: the run is not recorded."""
+    rows: int = 0
+    """Of how many messages a row is kept, at most."""
+    run_dir: Path | None = None
+    """The run's folder, once it is made."""
     plugins: Mapping[str, Any] = field(default_factory=dict)
     """The plugins that the user asks for, by name: an instance of what each one's ``flsim_options`` returned."""
 
@@ -76,6 +90,16 @@ def flsim_load_app(path: Path, given: OptionValues) -> Project | None:
 @hookspec
 def flsim_app_options() -> list[AppOption]:  # type: ignore[empty-body]  # a hookspec has no body
     """The options that ``flsim run`` takes for this plugin's apps. Called whenever ``flsim`` starts."""
+
+
+@hookspec(firstresult=True)
+def flsim_run_dir(run: RunView) -> Path | None:
+    """The folder of a run that is recorded: made now, new, in ``run.runs_dir``; None to leave it to another plugin."""
+
+
+@hookspec(firstresult=True)
+def flsim_open_run(path: Path) -> KeptRun | None:
+    """The run whose folder is ``path``, an absolute path; None where it is not one of this plugin's."""
 
 
 @hookspec

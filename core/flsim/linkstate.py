@@ -21,7 +21,7 @@ from flsim.events import Announced, LostWorker, Observers, Pulled, Pushed, Retur
 from flsim.fleet import FIRST_NODE_ID, Fleet
 from flsim.heart import Entry, Heart, Lease
 from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
-from flsim.payload import EMPTY, Blob, Carried, Encoder, Share
+from flsim.payload import Blob, Carried, Encoder, Share
 from flsim.pickling import unencodable
 from flsim.resources import Place
 from flsim.sizing import LeaseSizes
@@ -293,7 +293,8 @@ class LinkState:
         replies = [_reply(o) for o in outcomes]
         # Copied, for what a state lies in holds the reply, too.
         states = [None if o.state is None else o.state.own() for o in outcomes]
-        ended = []
+        plain: list[int | float] = []
+        others = []
         with self.lock:
             self._let_go(self._carried.pop(lease.id, ()))
             now = self._moved = self.clock()
@@ -303,20 +304,32 @@ class LinkState:
                     if error is None and state is not None:
                         self._keep(entry.node, state)
                     self._deliver(entry, content, error, outcome)
-                    ended.append((entry, error, _without_memory(outcome)))
+                    if error is None and entry.attempts == 1 and not outcome.printed:
+                        plain += (
+                            entry.id, entry.node, lease.id, entry.pushed, outcome.decode, outcome.execute,
+                            outcome.encode, entry.payload.blob.nbytes, outcome.reply.nbytes,
+                        )  # fmt: skip
+                    else:
+                        others.append((entry, error, _without_memory(outcome)))
             self._sizes.learn(lease, outcomes, now)
             # Under the lock, so that what the ServerApp reports of it comes after it.
-            self._observers.put(Returned(worker, ended, lease.id))
+            self._observers.put(
+                Returned(
+                    worker, others, lease.id, now, plain=plain, message_type=lease.entries[0].type,
+                    peak_memory=outcomes[0].peak_memory,
+                )
+            )  # fmt: skip
 
     def lost(self, lease: Lease, lost: WorkerLost) -> None:
         """A worker took this lease with it."""
         with self.lock:
             self._let_go(self._carried.pop(lease.id, ()))
-            ended = self.heart.lost(self.clock(), lease, lost.cause, str(lost), lost.traceback)
+            now = self.clock()
+            ended = self.heart.lost(now, lease, lost.cause, str(lost), lost.traceback)
             for entry, code, reason, traceback in ended:
                 self._end([entry], code, reason, traceback)
             broken = self.heart.broken
-        self._observers.put(LostWorker(lost.cause.value, str(lost), len(lease.entries), lease.id))
+        self._observers.put(LostWorker(lost.cause.value, str(lost), len(lease.entries), lease.id, now))
         if broken:
             self.fail(BackendBroken(broken))
 
@@ -407,7 +420,9 @@ class LinkState:
                         break
                     self._moved = now
                     self._hold(lease)
-                    self._observers.put(Pulled(lease.id, len(lease.entries)))
+                    entries, kind = lease.entries, self.fleet.kinds[lease.kind].name
+                    pulled = Pulled(lease.id, len(entries), entries[0].type, kind, lease.place.name, now)
+                    self._observers.put(pulled)
                     _hand(self._waiting[lease.kind].popleft(), lease)
             self._arm()
 
@@ -452,7 +467,7 @@ class LinkState:
             self._deliver(entry, None, error, None)
             ended.append((entry, error, None))
         if ended:
-            self._observers.put(Returned("", ended))
+            self._observers.put(Returned("", ended, at=self.clock()))
 
     def _deliver(self, entry: Entry, content: object, error: Error | None, outcome: Outcome | None) -> None:
         pushed: PushedMessage = entry.payload
@@ -470,7 +485,7 @@ class LinkState:
                 count.reasons[reason] += 1
         if pushed.blob.buffers:
             self._let_go(pushed.blob.carried)
-            entry.payload = pushed._replace(blob=EMPTY)
+            entry.payload = pushed._replace(blob=pushed.blob.emptied())
         inbox = pushed.inbox
         inbox.put(entry.id, Message.restore(meta, content, error))
         if inbox.window is not None:
@@ -488,7 +503,7 @@ def _hand(future: asyncio.Future[Lease | None], lease: Lease | None) -> None:
 def _without_memory(outcome: Outcome) -> Outcome:
     """For the observers, who may take their time: what it says of the message, and not what lies beside the reply."""
     if outcome.reply.buffers or (outcome.state is not None and outcome.state.buffers):
-        return outcome._replace(reply=EMPTY, state=None)
+        return outcome._replace(reply=outcome.reply.emptied(), state=None)
     return outcome
 
 

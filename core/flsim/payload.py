@@ -69,11 +69,19 @@ class Blob(NamedTuple):
     buffers: tuple[Buffer | Piece, ...]
     carried: tuple[Carried, ...] = ()
     """Where its pieces are, each once."""
+    gone: int = 0
+    """Bytes that it held before it was emptied."""
 
     @property
     def nbytes(self) -> int:
         """The size of all of it."""
+        if not self.buffers:
+            return len(self.pickled) + self.gone
         return len(self.pickled) + sum(b.nbytes if isinstance(b, (Piece, memoryview)) else len(b) for b in self.buffers)
+
+    def emptied(self) -> Blob:
+        """What is left of it for who asks for its size alone."""
+        return Blob(b"", (), (), self.nbytes)
 
     @property
     def unshared(self) -> list[Buffer]:

@@ -21,8 +21,11 @@ from flsim.hooks import RunView
 from flsim.options import make_options
 from flsim.plugins import Plugins, refuse_namesake
 from flsim.project import Project, check_seed, parse_resources
+from flsim.recording import ROWS, Recording
 from flsim.resources import Resources
 from flsim.result import RunResult
+from flsim.runs import run_dir
+from flsim.settings import CALL, settings_of
 
 
 def run(
@@ -38,6 +41,9 @@ def run(
     time_limit: float | None = None,
     plugins: Mapping[str, Any] | None = None,
     quiet: bool = False,
+    record: bool | None = None,
+    runs_dir: str | Path | None = None,
+    record_rows: int | None = None,
 ) -> RunResult:
     """Run an app and return its result.
 
@@ -54,6 +60,9 @@ def run(
         plugins: those that are asked for, by name, beside or instead of what the app says: True, False, or a dict of
             options.
         quiet: show nothing; otherwise what the run does is shown, on stderr or in the notebook's cell.
+        record: whether the run is kept in a folder of its own; None: where ``runs_dir`` is given, here or by the app.
+        runs_dir: the folder that holds those of runs; None: what the app says, else ``runs`` in the current folder.
+        record_rows: of how many messages a row is kept, at most; None: what the app says, else a million.
 
     Raises:
         InputError: bad input, before anything runs.
@@ -73,8 +82,13 @@ def run(
         project = project.with_resources(resources)
     if time_limit is not None:
         project = project.with_time_limit(time_limit)
-    plan = make_plan(found, project, backend=backend, options=options or {}, seed=seed, asked=plugins or {})
-    return plan.run(plan.observers(found, None if quiet else sys.stderr))
+    recording = Recording(record, None if runs_dir is None else str(runs_dir), record_rows)
+    asked = plugins or {}
+    plan = make_plan(
+        found, project, backend=backend, options=options or {}, seed=seed, recording=recording, asked=asked
+    )
+    view = plan.view(found, None if quiet else sys.stderr, by_default=False)
+    return plan.run(found.observers(view), view.run_dir)
 
 
 def _project(plugins: Plugins, app: Any, client: Any, nodes: int | None) -> Project:
@@ -99,7 +113,9 @@ def _project(plugins: Plugins, app: Any, client: Any, nodes: int | None) -> Proj
     else:
         kinds = (Kind("default", client, nodes),)
     name = getattr(app, "__module__", None)
-    return Project(name=name if name not in (None, "flsim.apps") else "app", server=app, kinds=kinds, declared=False)
+    return Project(
+        name=name if name not in (None, "flsim.apps") else "app", server=app, kinds=kinds, declared=False, origin=CALL
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -115,6 +131,10 @@ class Plan:
     options: Any
     """An instance of the backend's options."""
     seed: int
+    recording: Recording = dataclasses.field(default_factory=Recording)
+    """What the app and the user say of it."""
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Where the backend, its options and the seed came from, where it is not the app; see :mod:`flsim.settings`."""
     plugins: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The options of the plugins that are asked for."""
 
@@ -122,18 +142,38 @@ class Plan:
         for kind in self.project.kinds:
             _check_honoured(kind, self.spec)
 
-    def observers(self, plugins: Plugins, out: TextIO | None) -> list[Observer]:
-        """The observers that plugins give for this run. ``out`` is where they write what the user should see."""
-        project = self.project
-        nodes = sum(k.nodes for k in project.kinds)
-        view = RunView(project.name, self.spec.name, nodes, self.seed, project.config, out, self.plugins)
-        return plugins.observers(view)
+    def view(self, plugins: Plugins, out: TextIO | None, *, by_default: bool) -> RunView:
+        """What plugins are told of this run. Where it is recorded, a plugin has made its folder.
 
-    def run(self, observers: Sequence[Observer] = ()) -> RunResult:
-        """Run it. Raises as :func:`run`."""
+        Args:
+            out: where they write what the user should see.
+            by_default: whether it is recorded where nobody says anything of it.
+
+        Raises:
+            InputError: its folder cannot be made.
+        """
+        project = self.project
+        view = RunView(
+            app=project.name,
+            backend=self.spec.name,
+            nodes=sum(k.nodes for k in project.kinds),
+            seed=self.seed,
+            config=project.config,
+            out=out,
+            path=project.path,
+            requirements=(*self.spec.requires, *project.requirements),
+            settings=settings_of(self),
+            runs_dir=self.recording.folder(by_default=by_default),
+            rows=ROWS if self.recording.rows is None else self.recording.rows,
+            plugins=self.plugins,
+        )
+        return dataclasses.replace(view, run_dir=run_dir(plugins, view))
+
+    def run(self, observers: Sequence[Observer] = (), run_dir: Path | None = None) -> RunResult:
+        """Run it; ``run_dir`` is its folder, where it has one. Raises as :func:`run`."""
         from flsim.engine import Run
 
-        return Run(self, Observers(list(observers))).execute()
+        return Run(self, Observers(list(observers)), run_dir).execute()
 
 
 def make_plan(
@@ -143,19 +183,28 @@ def make_plan(
     backend: str | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    recording: Recording | None = None,
     asked: Mapping[str, Any] | None = None,
+    origin: str = CALL,
 ) -> Plan:
-    """Choose the backend, and resolve its options, those of the plugins that are asked for, and the seed. Raises
-    InputError."""
+    """Choose the backend, and resolve its options, those of the plugins that are asked for, and the seed. What is
+    given came from ``origin``.
+
+    Raises InputError.
+    """
     refuse_namesake()
     name = backend or project.backend
     spec = (plugins.backend(name) if name else plugins.default_backend()).spec
     _check_options(plugins, project)
     made = make_options(spec, {**project.options.get(spec.name, {}), **(options or {})})
+    given = [*(f"backends.{spec.name}.{key}" for key in options or ())]
+    given += [name for name, value in (("backend", backend), ("seed", seed)) if value is not None]
     if seed is None:
         seed = project.seed
     seed = secrets.randbits(32) if seed is None else check_seed(seed)
-    return Plan(project, spec, made, seed, asked_plugins(plugins, project.plugins, asked or {}))
+    recording = (recording or Recording()).over(project.recording)
+    asked_for = asked_plugins(plugins, project.plugins, asked or {})
+    return Plan(project, spec, made, seed, recording, dict.fromkeys(given, origin), asked_for)
 
 
 def _check_options(plugins: Plugins, project: Project) -> None:

@@ -18,7 +18,9 @@ from flsim.apps import ClientApp, ServerApp
 from flsim.code import Code, Reference, file_reference, import_module, import_reference
 from flsim.errors import ConfigError, InputError, UnknownName
 from flsim.fleet import Fleet, Kind, Scalar, flatten
+from flsim.recording import Recording
 from flsim.resources import Resources
+from flsim.settings import APP, CALL, DEFAULT, PYPROJECT, kind_prefix
 
 if TYPE_CHECKING:
     from flsim.plan import Plan
@@ -47,33 +49,53 @@ class Project:
     rehearse: Callable[[Plan], Sequence[str]] | None = None
     """What ``flsim run --dry-run`` does beyond saying what would run: called with the plan of the run, it returns the
     lines to show, and raises where the run would fail."""
+    path: Path | None = None
+    """The folder or the file that it was read from; None: it was not."""
+    recording: Recording = field(default_factory=Recording)
+    """What it says of the recording of its runs."""
+    origin: str = APP
+    """Where its values came from, in the words of :mod:`flsim.settings`, …"""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """… and where those came from that did not, by their names there."""
 
-    def with_config(self, changes: Mapping[str, Scalar]) -> Project:
-        """A copy with ``changes`` in its config. Raises UnknownName or ConfigError."""
+    def _from(self, origin: str, names: Iterable[str]) -> dict[str, str]:
+        return {**self.origins, **dict.fromkeys(names, origin)}
+
+    def with_config(self, changes: Mapping[str, Scalar], origin: str = CALL) -> Project:
+        """A copy with ``changes`` in its config, which came from ``origin``. Raises UnknownName or ConfigError."""
         config = dict(self.config)
+        changed = set()
         for name, given in changes.items():
             for key, value in ({name: given} if name in config else flatten({name: given})).items():
                 if self.declared and key not in config:
                     raise UnknownName("config key", key, config, "Keys are declared under [tool.flsim.config].")
                 config[key] = _like(f"config {key}", value, config.get(key, value))
-        return dataclasses.replace(self, config=config)
+                changed.add(f"config.{key}")
+        return dataclasses.replace(self, config=config, origins=self._from(origin, changed))
 
-    def with_resources(self, changes: Mapping[str, Any]) -> Project:
+    def with_resources(self, changes: Mapping[str, Any], origin: str = CALL) -> Project:
         """A copy in which every kind needs these instead of what it said."""
         if not changes:
             return self
         kinds = tuple(dataclasses.replace(k, resources=dataclasses.replace(k.resources, **changes)) for k in self.kinds)
-        return dataclasses.replace(self, kinds=kinds)
+        names = self._of_kinds(*(f"resources.{key}" for key in changes))
+        return dataclasses.replace(self, kinds=kinds, origins=self._from(origin, names))
 
-    def with_time_limit(self, seconds: float) -> Project:
+    def with_time_limit(self, seconds: float, origin: str = CALL) -> Project:
         """A copy in which every kind has this limit instead of what it said. Raises ConfigError."""
-        return dataclasses.replace(self, kinds=tuple(dataclasses.replace(k, time_limit=seconds) for k in self.kinds))
+        kinds = tuple(dataclasses.replace(k, time_limit=seconds) for k in self.kinds)
+        return dataclasses.replace(self, kinds=kinds, origins=self._from(origin, self._of_kinds("time_limit")))
 
-    def with_nodes(self, nodes: int) -> Project:
+    def with_nodes(self, nodes: int, origin: str = CALL) -> Project:
         """A copy with so many nodes. Raises ConfigError where there are several kinds of them."""
         if len(self.kinds) > 1:
             raise ConfigError("--nodes is for a fleet of one kind; this one has several, each with its own number")
-        return dataclasses.replace(self, kinds=(dataclasses.replace(self.kinds[0], nodes=nodes),))
+        kind = dataclasses.replace(self.kinds[0], nodes=nodes)
+        return dataclasses.replace(self, kinds=(kind,), origins=self._from(origin, self._of_kinds("nodes")))
+
+    def _of_kinds(self, *names: str) -> list[str]:
+        """These names of settings, of each kind."""
+        return [kind_prefix(kind, self.kinds) + name for kind in self.kinds for name in names]
 
 
 def load_project(path: str | Path) -> Project:
@@ -107,6 +129,8 @@ def _from_file(path: Path) -> Project:
         # How many nodes is what a file cannot say; with_nodes puts it in.
         kinds=(Kind("default", dataclasses.replace(reference, attribute=client), NODES_OF_A_FILE),),
         declared=False,
+        path=path,
+        origins={"nodes": DEFAULT},
     )
 
 
@@ -131,6 +155,7 @@ def _only(module: ModuleType, kind: type, path: Path) -> str:
 
 _KEYS = {
     "server", "client", "nodes", "time_limit", "seed", "backend", "resources", "config", "backends", "plugins", "kinds",
+    "record", "runs_dir", "record_rows",
 }  # fmt: skip
 _KIND_KEYS = {"name", "client", "nodes", "time_limit", "resources", "config"}
 
@@ -202,11 +227,26 @@ def _from_table(data: Mapping[str, Any], tool: Mapping[str, Any], folder: Path) 
         options={k: _table(k, _table("backends", tool)) for k in _table("backends", tool)},
         plugins=_table("plugins", tool),
         requirements=_requirements(data),
+        path=folder,
+        recording=Recording(tool.get("record"), tool.get("runs_dir"), tool.get("record_rows")),
+        origin=PYPROJECT,
+        origins=_stated(tool, tuple(kinds)),
     )
     _check_app("server", project.server, ClientApp)
     for kind in kinds:
         _check_app("client", kind.client, ServerApp)
     return project
+
+
+def _stated(tool: Mapping[str, Any], kinds: tuple[Kind, ...]) -> dict[str, str]:
+    """Which of the resources the pyproject states: what it states may be as it is by itself."""
+    tables = tool.get("kinds", [tool])
+    stated = [
+        f"{kind_prefix(kind, kinds)}resources.{key}"
+        for kind, table in zip(kinds, tables, strict=True)
+        for key in table.get("resources", ())
+    ]
+    return dict.fromkeys(stated, PYPROJECT)
 
 
 def _check_app(key: str, reference: Reference, other: type) -> None:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from flsim.errors import ConfigError
 from flsim.fleet import Scalar
 from flsim.linkstate import Count
 from flsim.records import ArrayRecord, RecordDict
+from flsim.settings import Setting
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,15 @@ class RunResult:
     options: Mapping[str, Any]
     """The backend's options as they were resolved."""
     nodes: int
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    """What the run went by, under the names of the keys of [tool.flsim], with where each value came from."""
+    run_dir: Path | None = None
+    """The folder in which it is recorded; None: it is not."""
+    status: str = "finished"
+    """Of a run that was opened from its folder also ``failed``, ``interrupted``, ``running`` or ``killed``. Then
+    ``state`` is empty and ``digest`` is, too."""
+    error: str = ""
+    """Why it failed."""
 
     @property
     def sent(self) -> int:
@@ -49,6 +65,43 @@ class RunResult:
     def messages_per_second(self) -> float:
         """Messages ended, with content or an error, per second of the run."""
         return self.sent / self.seconds if self.seconds else 0.0
+
+    def table(self, name: str = "metrics") -> Mapping[str, Sequence[Any]]:
+        """A table of the run: its columns by name, all of one length.
+
+        Args:
+            name: ``metrics``, with a row for each report; or of a run that is recorded ``messages``, ``leases`` or
+                ``lost``, whose columns docs/runs.md describes.
+
+        Raises:
+            ConfigError: the run is not recorded.
+            UnknownName: it has no such table.
+        """
+        if name == "metrics":
+            names = dict.fromkeys(["round", *(key for m in self.metrics for key in m)])
+            return {key: [m.get(key) for m in self.metrics] for key in names}
+        if self.run_dir is None:
+            raise ConfigError(f"this run has no table {name!r}, since it was not recorded; give flsim.run a runs_dir")
+        from flsim.runs import kept_run
+
+        return kept_run(self.run_dir).table(name)
+
+    def to_pandas(self, table: str = "metrics") -> pandas.DataFrame:
+        """A :meth:`table` as a DataFrame. Raises ConfigError where pandas is not installed; otherwise as there."""
+        from flsim.tables import to_pandas
+
+        return to_pandas(self.table(table))
+
+    def to_arrow(self, table: str = "metrics") -> pyarrow.Table:
+        """A :meth:`table` as Arrow's. Raises ConfigError where pyarrow is not installed; otherwise as there."""
+        from flsim.tables import to_arrow
+
+        return to_arrow(self.table(table))
+
+    def _repr_html_(self) -> str:
+        from flsim.curves import to_html
+
+        return to_html(self)
 
     def to_json(self) -> dict[str, Any]:
         """What ``flsim run --json`` prints: all but the arrays of the state."""
@@ -70,6 +123,7 @@ class RunResult:
                 }
                 for type_, c in self.counts.items()
             },
+            "run_dir": None if self.run_dir is None else str(self.run_dir),
             "metrics": [{k: _json(v) for k, v in m.items()} for m in self.metrics],
         }
 

@@ -436,7 +436,7 @@ def test_a_signal_to_the_process_group_ends_a_run_and_leaves_nothing(
         f"    held = RecordDict({{'plan': ConfigRecord({{'seconds': 600.0, 'folder': {str(tmp_path)!r}}})}})\n"
         "    grid.send_and_receive(Message(held, n, 'query.begin') for n in grid.get_node_ids())\n"
     )
-    command = [sys.executable, "-m", "flsim", "run", str(app), "--backend", "dask", "-o", "cpus=1"]
+    command = [sys.executable, "-m", "flsim", "run", str(app), "--backend", "dask", "-o", "cpus=1", "--no-record"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:

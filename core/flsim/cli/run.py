@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from flsim.events import Event, RunStarted
+from flsim.recording import Recording
 
 if TYPE_CHECKING:
     from flsim.plan import Plan
@@ -55,6 +56,19 @@ def run(
         help="A plugin that takes part, or one of its options; NAME=false: it does not. Repeatable.",
     ),
     seed: int | None = typer.Option(None, "--seed", min=0, help="Makes the run repeatable; drawn where not given."),
+    record: bool | None = typer.Option(
+        None, "--record/--no-record", help="Whether to keep the run in a folder of its own; it is kept by default."
+    ),
+    runs_dir: Path | None = typer.Option(
+        None, "--runs-dir", metavar="DIR", help="The folder that holds those of runs.  [default: runs]"
+    ),
+    record_rows: int | None = typer.Option(
+        None,
+        "--record-rows",
+        min=0,
+        metavar="N",
+        help="Keep rows of so many messages.  [default: 1000000]",
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Load and check everything, say what would run, and stop."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON, and nothing else, to stdout."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Show nothing but errors."),
@@ -69,7 +83,8 @@ def run(
         # What is given of plugins' own options stands beside what is listed here.
         listed = {*inspect.signature(run).parameters}
         given = {k: v for k, v in ctx.params.items() if k not in listed and v}
-        plugins, plan = _plan(path, backend, option, nodes, sets, needs, time_limit, plugin, seed, given)
+        recording = Recording(record, None if runs_dir is None else str(runs_dir), record_rows)
+        plugins, plan = _plan(path, backend, option, nodes, sets, needs, time_limit, plugin, seed, given, recording)
         if dry_run:
             _show_plan(plan, out, as_json)
             return
@@ -96,12 +111,14 @@ def _plan(
     plugin: list[str],
     seed: int | None,
     given: Mapping[str, Sequence[str]],
+    recording: Recording,
 ) -> tuple[Plugins, Plan]:
     from flsim.asking import asked_plugins, parse_asked
     from flsim.find import find_project
     from flsim.options import make_options, parse_assignments
     from flsim.plan import make_plan
     from flsim.plugins import Plugins
+    from flsim.settings import COMMAND_LINE
 
     # What is wrong with the command line is said before the app is imported, which may take long.
     config, options = parse_assignments("--set", sets), parse_assignments("-o", option)
@@ -112,12 +129,22 @@ def _plan(
         make_options(plugins.backend(backend).spec, options)
     project = find_project(plugins, path, given)
     if nodes is not None:
-        project = project.with_nodes(nodes)
-    project = project.with_config(config)
-    project = project.with_resources({k: v for k, v in needs.items() if v is not None})
+        project = project.with_nodes(nodes, COMMAND_LINE)
+    project = project.with_config(config, COMMAND_LINE)
+    project = project.with_resources({k: v for k, v in needs.items() if v is not None}, COMMAND_LINE)
     if time_limit is not None:
-        project = project.with_time_limit(time_limit)
-    return plugins, make_plan(plugins, project, backend=backend, options=options, seed=seed, asked=asked)
+        project = project.with_time_limit(time_limit, COMMAND_LINE)
+    plan = make_plan(
+        plugins,
+        project,
+        backend=backend,
+        options=options,
+        seed=seed,
+        recording=recording,
+        asked=asked,
+        origin=COMMAND_LINE,
+    )
+    return plugins, plan
 
 
 def _run(plugins: Plugins, plan: Plan, out: TextIO | None) -> RunResult:
@@ -128,9 +155,10 @@ def _run(plugins: Plugins, plan: Plan, out: TextIO | None) -> RunResult:
     from flsim.errors import AppLoadError, BackendBroken, FlsimError
 
     started = _Started()
+    view = plan.view(plugins, out, by_default=True)
     try:
         with _terminated():
-            return plan.run([started, *plan.observers(plugins, out)])
+            return plan.run([started, *plugins.observers(view)], view.run_dir)
     except KeyboardInterrupt:
         print("interrupted: the run was ended", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -257,6 +285,14 @@ def _show_result(result: RunResult, out: TextIO) -> None:
         f"digest {result.digest[:16]}",
         file=out,
     )
+    if result.run_dir is not None:
+        print(f"kept in {_near(result.run_dir)}", file=out)
+
+
+def _near(path: Path) -> Path:
+    """A path as it is typed from here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 REASONS_SHOWN = 5

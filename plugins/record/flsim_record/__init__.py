@@ -1,0 +1,1 @@
+"""Keeps runs in folders, and shows them."""

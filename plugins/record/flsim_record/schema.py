@@ -1,0 +1,113 @@
+"""The tables of run.sqlite."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+
+TABLES = """
+CREATE TABLE start (clock REAL NOT NULL);
+CREATE TABLE answers (
+    message     INTEGER PRIMARY KEY,
+    node        INTEGER NOT NULL,
+    lease       INTEGER,
+    clock       REAL NOT NULL,
+    decode      REAL,
+    execute     REAL,
+    encode      REAL,
+    bytes_out   INTEGER NOT NULL,
+    bytes_back  INTEGER NOT NULL,
+    attempts    INTEGER NOT NULL DEFAULT 1,
+    type        TEXT,
+    ended       REAL,
+    code        INTEGER,
+    reason      TEXT
+);
+CREATE TABLE leases (
+    lease       INTEGER PRIMARY KEY,
+    type        TEXT NOT NULL,
+    kind        TEXT NOT NULL,
+    place       TEXT NOT NULL,
+    messages    INTEGER NOT NULL,
+    pulled      REAL NOT NULL,
+    returned    REAL,
+    worker      TEXT,
+    peak_memory INTEGER,
+    lost        TEXT
+);
+CREATE TABLE lost (at REAL NOT NULL, lease INTEGER NOT NULL, cause TEXT NOT NULL, detail TEXT, messages INTEGER);
+CREATE TABLE reports (
+    report      INTEGER NOT NULL,
+    at          REAL NOT NULL,
+    round       INTEGER NOT NULL,
+    node        INTEGER,
+    name        TEXT NOT NULL,
+    type        TEXT NOT NULL,
+    value
+);
+CREATE TABLE notes (at REAL NOT NULL, text TEXT NOT NULL);
+CREATE TABLE counts (type TEXT PRIMARY KEY, ended INTEGER NOT NULL, failed INTEGER NOT NULL, kept INTEGER NOT NULL);
+CREATE VIEW messages AS
+    SELECT message, coalesce(leases.type, answers.type) AS type, node, lease, attempts,
+           clock - coalesce((SELECT start.clock FROM start), answers.clock) AS pushed, pulled,
+           coalesce(returned, ended) AS ended, decode, execute, encode, bytes_out, bytes_back, worker, peak_memory,
+           code, reason
+    FROM answers LEFT JOIN leases USING (lease);
+CREATE VIEW metrics AS
+    SELECT report, at, round, node, name,
+           CAST(CASE WHEN type <> 'str' THEN value END AS REAL) AS number,
+           CAST(CASE WHEN type = 'str' THEN value END AS TEXT) AS text
+    FROM reports WHERE type <> '';
+"""
+"""``answers`` has what is a message's own, and not what all messages of a lease share: ``messages`` has both together;
+``metrics`` are the numbers and texts of ``reports``.
+
+Times are seconds since ``RunStarted``; docs/runs.md says what each column is.
+"""
+
+CACHE = 8 * 1024
+"""KiB that SQLite may keep in memory."""
+
+
+def create(file: Path) -> sqlite3.Connection:
+    """A new database, to be written by the thread that makes it while others read it.
+
+    In WAL mode what is committed outlives a kill of this process. It is not forced to the disk with each commit, so a
+    crash of the host may cost the last of it, and no more.
+    """
+    made = sqlite3.connect(file, isolation_level=None)
+    # While there is nothing in it, nothing needs to be forced to the disk either.
+    for pragma in ("synchronous = OFF", "journal_mode = WAL", f"cache_size = -{CACHE}"):
+        made.execute(f"PRAGMA {pragma}")
+    made.executescript(f"BEGIN;{TABLES}COMMIT;")
+    made.execute("PRAGMA synchronous = NORMAL")
+    return made
+
+
+def finish(database: sqlite3.Connection) -> None:
+    """Nothing more comes: all of it goes into the one file, which can then be copied, and read where nothing can be
+    written."""
+    for pragma in ("wal_checkpoint(TRUNCATE)", "synchronous = OFF", "journal_mode = DELETE"):
+        database.execute(f"PRAGMA {pragma}")
+    database.close()
+
+
+def read(file: Path) -> sqlite3.Connection:
+    """A database to read from, also while it is written, and where who wrote it was killed. Raises sqlite3.Error."""
+    # What a killed process left beside it is taken in, which writes to it, where that may be.
+    mode = "rw" if os.access(file.parent, os.W_OK) and os.access(file, os.W_OK) else "ro"
+    return sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+
+
+def columns_of(name: str) -> dict[str, str]:
+    """The columns of a table or a view, with their types, as :data:`TABLES` has them."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(TABLES)
+        found = {row[1]: row[2] for row in database.execute(f"PRAGMA table_info({name})")}
+    # SQLite knows the types of columns, and none of what a view makes of them.
+    return {column: type_ or _MADE[column] for column, type_ in found.items()}
+
+
+_MADE = {"type": "TEXT", "pushed": "REAL", "ended": "REAL"}

@@ -1,0 +1,234 @@
+"""Runs as tables in a terminal. What comes from apps has no power over it: see ``printable``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flsim.envelope import clean
+
+STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "killed": "red"}
+
+METRICS = 4
+"""Metrics of a run that a list shows."""
+
+WORKERS = 20
+"""Workers that are shown."""
+
+LOST = 5
+"""Workers lost that are shown, and notes."""
+
+REASON = 100
+"""Characters of a failure's reason."""
+
+
+def show_list(runs: Sequence[Mapping[str, Any]], runs_dir: Path) -> None:
+    """Print a line for each run."""
+    console = _console()
+    if not runs:
+        console.print(f"no run is kept in {runs_dir}: 'flsim run APP' keeps one", markup=False)
+        return
+    table = _table("id", "started", "state", "app", "backend", "nodes:", "seconds:", "last metrics", "digest")
+    for run in runs:
+        table.add_row(
+            *map(_text, (run["id"], _when(run["started"]))),
+            _state(run["status"]),
+            *map(_text, (run["app"], run["backend"], f"{run['nodes']:,}", f"{run['seconds']:.1f}")),
+            _text(_metrics(run["last"])),
+            _text(run["digest"][:8]),
+        )
+    console.print(table)
+
+
+def show_run(run: Mapping[str, Any]) -> None:
+    """Print all that is known of one."""
+    console = _console()
+    facts = _table(header=False)
+    for name, value in _facts(run):
+        facts.add_row(Text(name, "bold"), value if isinstance(value, Text) else _text(value))
+    console.print(facts)
+    if error := run["error"]:
+        console.print()
+        console.print(_lines(error["traceback"] or error["text"]))
+    sections = (
+        ("settings that are not the default", _settings(run["settings"])),
+        ("messages", _messages(run["messages"])),
+        ("metrics", _metric_rows(run["metrics"])),
+        ("failures", _failures(run["failures"])),
+        ("slowest nodes", _slowest(run["slowest_nodes"])),
+        ("workers", _workers(run["workers"])),
+    )
+    for title, table in sections:
+        if table.row_count:
+            console.print()
+            console.print(Text(title, "bold underline"))
+            console.print(table)
+    more = len(run["workers"]) - WORKERS
+    if more > 0:
+        console.print(f"… and {more:,} more workers")
+    lost = [f"{gone['at']:.2f} s: {gone['detail']}, with {gone['messages']} messages" for gone in run["lost"]]
+    for title, texts in (("workers lost", lost), ("notes", run["notes"])):
+        if texts:
+            console.print()
+            console.print(Text(title, "bold underline"))
+            for text in texts[:LOST]:
+                console.print(_text(text))
+            if len(texts) > LOST:
+                console.print(f"… and {len(texts) - LOST:,} more")
+
+
+def show_compared(several: Mapping[str, Any]) -> None:
+    """Print several side by side."""
+    console = _console()
+    table = _table("", *several["ids"])
+    for title, rows in (
+        ("settings that differ", several["settings"]),
+        ("what they came to", several["came_to"]),
+        ("last metrics", several["metrics"]),
+    ):
+        if rows:
+            if table.row_count:
+                table.add_row()
+            table.add_row(Text(title, "bold underline"))
+        for name, values in rows.items():
+            texts = [v[:16] if name in ("digest", "commit") and v else _value(v) for v in values]
+            table.add_row(_text(name), *map(_text, texts))
+    console.print(table)
+    digests = set(several["came_to"]["digest"])
+    if None not in digests:
+        console.print("all came to the same state" if len(digests) == 1 else "they came to different states")
+
+
+def _facts(run: Mapping[str, Any]) -> Iterable[tuple[str, str | Text]]:
+    yield "run", run["id"]
+    yield "folder", run["folder"]
+    yield "state", _state(run["status"])
+    yield "app", run["app"] + (f" ({run['path']})" if run["path"] else "")
+    if git := run["git"]:
+        yield "commit", git["commit"][:12] + (" with changes" if git["dirty"] else "")
+    places = f", {run['slots']} at once ({'; '.join(run['places'])})" if run["places"] else ""
+    yield "backend", f"{run['backend']}{places}"
+    yield "nodes", f"{run['nodes']:,}"
+    yield "seed", str(run["seed"])
+    yield "started", _when(run["started"])
+    yield "took", f"{run['seconds']:.2f} s"
+    if at := run["machine"]:
+        yield "machine", f"{at['host']}, {at['cpu']}, {at['cpus']:g} cpus, {at['memory'] / 2**30:.1f} GiB"
+    if versions := run["versions"]:
+        yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
+    if run["digest"]:
+        yield "digest", run["digest"]
+    for text in run["not_kept"].values():
+        yield "not kept", Text(clean(text, 1000), "yellow")
+    ended, kept = (sum(m[key] for m in run["messages"].values()) for key in ("ended", "kept"))
+    if kept < ended:
+        yield (
+            "cut",
+            Text(
+                f"there are rows of {kept:,} of {ended:,} messages (record_rows), and what follows is of those",
+                "yellow",
+            ),
+        )
+
+
+def _settings(settings: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _table("name", "value", "from")
+    for name, setting in settings.items():
+        if setting["from"] != "default":
+            table.add_row(*map(_text, (name, _value(setting["value"]), setting["from"])))
+    return table
+
+
+def _messages(messages: Mapping[str, Mapping[str, int]]) -> Table:
+    table = _table("type", "ended:", "failed:")
+    for type_, count in messages.items():
+        table.add_row(_text(type_), f"{count['ended']:,}", f"{count['failed']:,}")
+    return table
+
+
+def _metric_rows(metrics: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _table("name", "first:", "last:", "least:", "greatest:")
+    for name, values in metrics.items():
+        table.add_row(_text(name), *(_text(_value(values[key])) for key in ("first", "last", "least", "greatest")))
+    return table
+
+
+def _failures(failures: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("type", "code", "messages:", "most frequent reason")
+    for failure in failures:
+        reason = failure["reason"].partition("\n")[0]
+        code = f"{failure['code']} {failure['error']}" if failure["error"] != str(failure["code"]) else failure["error"]
+        table.add_row(*map(_text, (failure["type"], code, f"{failure['messages']:,}", clean(reason, REASON))))
+    return table
+
+
+def _slowest(nodes: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("node", "messages:", "mean:", "longest:")
+    for node in nodes:
+        table.add_row(str(node["node"]), f"{node['messages']:,}", _seconds(node["mean"]), _seconds(node["longest"]))
+    return table
+
+
+def _workers(workers: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("worker", "leases:", "messages:", "at work:", "peak memory:")
+    for worker in workers[:WORKERS]:
+        table.add_row(
+            _text(worker["worker"]), f"{worker['leases']:,}", f"{worker['messages']:,}", f"{worker['busy']:.0%}",
+            f"{(worker['peak_memory'] or 0) / 2**20:,.0f} MiB",
+        )  # fmt: skip
+    return table
+
+
+def _table(*columns: str, header: bool = True) -> Table:
+    """A table; the columns whose name ends with a colon have figures."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
+    for column in columns:
+        figures = column.endswith(":")
+        table.add_column(column.rstrip(":"), justify="right" if figures else "left", overflow="fold")
+    return table
+
+
+def _console() -> Console:
+    out = sys.stdout.isatty()
+    return Console(width=None if out else 1000, soft_wrap=not out, highlight=False, markup=False, emoji=False)
+
+
+def _state(status: str) -> Text:
+    return Text(status, STYLES.get(status, ""))
+
+
+def _text(text: str) -> Text:
+    """Text on one line, without characters that could move a terminal."""
+    return Text(clean(text.replace("\n", " "), 1000))
+
+
+def _lines(text: str) -> Text:
+    return Text(clean(text.rstrip(), 20_000), "red")
+
+
+def _when(iso: str) -> str:
+    return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _metrics(last: Mapping[str, Any]) -> str:
+    names = [name for name in last if name != "round"]
+    texts = [f"round {last['round']}"] if "round" in last else []
+    texts += [f"{name} {_value(last[name])}" for name in names[:METRICS]]
+    return "  ".join(texts) + ("  …" if len(names) > METRICS else "")
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.2f} ms"

@@ -1,0 +1,214 @@
+"""What happens in a run as rows of its tables, written in batches."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flsim.events import PLAIN, Announced, Event, LostWorker, Pulled, Reported, Returned, RunStarted
+from flsim_record.schema import create, finish
+
+if TYPE_CHECKING:
+    from flsim.heart import Entry
+    from flsim.message import Error
+    from flsim.wire import Outcome
+
+WRITE_EVERY = 0.5
+"""Seconds between two writes: what a killed driver loses at most, and as much again where it was busy."""
+
+AT_ONCE = 5000
+"""Messages after which it is written, however soon."""
+
+FAILED_MORE = 10
+"""Of messages beyond the bound, those that failed are kept until they are one for so many within it."""
+
+_COLUMNS = "message, node, lease, clock, decode, execute, encode, bytes_out, bytes_back"
+"""Those that :data:`~flsim.events.PLAIN` goes into, as it is."""
+
+CHUNK = 200
+"""Rows of those to a statement. SQLite lets go of the GIL for as long as one runs, and waits for it after each."""
+
+_MANY = f"INSERT INTO answers ({_COLUMNS}) VALUES " + ",".join([f"({','.join('?' * len(PLAIN))})"] * CHUNK)
+_ONE = f"INSERT INTO answers ({_COLUMNS}) VALUES ({','.join('?' * len(PLAIN))})"
+_WHOLE = f"INSERT INTO answers VALUES ({','.join('?' * 14)})"
+
+Row = tuple[Any, ...]
+
+
+class Tables:
+    """Gathers events, and writes them from the thread that brings them.
+
+    Args:
+        file: of the database, which is made when something is written first.
+        rows: of how many messages a row is kept, at most.
+    """
+
+    def __init__(self, file: Path, rows: int) -> None:
+        self._file = file
+        self._database: sqlite3.Connection | None = None
+        self._left = rows
+        self._failed_left = rows // FAILED_MORE
+        self._begun: float | None = None
+        self._written = time.monotonic()
+        self._plain: list[Any] = []
+        """The values of :data:`PLAIN`, row after row: a tuple for each would be the garbage collector's work."""
+        self._others: list[Row] = []
+        """The rows of all other messages."""
+        self._pulled: dict[int, Row] = {}
+        """The leases at work, as their rows are until they come back."""
+        self._open: set[int] = set()
+        """Those of them that have a row."""
+        self._start: list[Row] = []
+        self._leases: list[Row] = []
+        self._lost: list[Row] = []
+        self._reports: list[Row] = []
+        self._notes: list[Row] = []
+        self._reported = 0
+        self.counts: dict[str, list[int]] = {}
+        """By message type: how many ended, how many of them failed, and of how many there is a row."""
+
+    def take(self, event: Event) -> None:
+        """Take what happened."""
+        match event:
+            case Returned():
+                self._returned(event)
+            case Pulled():
+                at = self._time(event.at)
+                self._pulled[event.lease] = (event.lease, event.type, event.kind, event.place, event.messages, at)
+            case LostWorker():
+                at = self._time(event.at)
+                self._lost.append((at, event.lease, event.cause, event.detail, event.messages))
+                self._lease_ended(event.lease, at, None, None, event.cause)
+            case Reported():
+                self._report(event)
+            case Announced():
+                self._notes.append((self._time(event.at), event.text))
+            case RunStarted():
+                self._begun = event.at
+                self._start = [(event.at,)]
+
+    def due(self) -> bool:
+        """Whether it is time to write."""
+        return len(self._plain) >= AT_ONCE * len(PLAIN) or time.monotonic() - self._written >= WRITE_EVERY
+
+    def write(self) -> None:
+        """Write what was gathered. Raises sqlite3.Error."""
+        database = self._database
+        if database is None:
+            database = self._database = create(self._file)
+        database.execute("BEGIN")
+        try:
+            self._insert(database)
+            database.execute("COMMIT")
+        except sqlite3.Error:
+            database.rollback()
+            raise
+        for rows in (self._plain, self._others, self._start, self._leases, self._lost, self._reports, self._notes):
+            rows.clear()
+        self._written = time.monotonic()
+
+    def close(self) -> None:
+        """Write the rest, and close the file. Raises sqlite3.Error."""
+        self.write()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        if self._database is not None:
+            database, self._database = self._database, None
+            finish(database)
+
+    def _insert(self, database: sqlite3.Connection) -> None:
+        plain, width = self._plain, len(PLAIN)
+        whole = len(plain) - len(plain) % (CHUNK * width)
+        for at in range(0, whole, CHUNK * width):
+            database.execute(_MANY, plain[at : at + CHUNK * width])
+        database.executemany(_ONE, [plain[at : at + width] for at in range(whole, len(plain), width)])
+        database.executemany(_WHOLE, self._others)
+        fresh = [(*row, None, None, None, None) for lease, row in self._pulled.items() if lease not in self._open]
+        if self._left > 0:
+            self._leases += fresh
+            self._open = set(self._pulled)
+        database.executemany(f"INSERT OR REPLACE INTO leases VALUES ({','.join('?' * 10)})", self._leases)
+        database.executemany("INSERT INTO start VALUES (?)", self._start)
+        database.executemany("INSERT INTO lost VALUES (?,?,?,?,?)", self._lost)
+        database.executemany("INSERT INTO reports VALUES (?,?,?,?,?,?,?)", self._reports)
+        database.executemany("INSERT INTO notes VALUES (?,?)", self._notes)
+        counts = [(type_, *count) for type_, count in self.counts.items()]
+        database.executemany("INSERT OR REPLACE INTO counts VALUES (?,?,?,?)", counts)
+
+    def _time(self, at: float) -> float:
+        return at - (at if self._begun is None else self._begun)
+
+    def _lease_ended(self, lease: int, at: float, worker: str | None, peak: int | None, lost: str | None) -> None:
+        row = self._pulled.pop(lease, None)
+        if row is not None and (self._left > 0 or lease in self._open):
+            self._leases.append((*row, at, worker, peak, lost))
+
+    def _returned(self, event: Returned) -> None:
+        if event.lease is not None:
+            self._lease_ended(event.lease, self._time(event.at), event.worker, event.peak_memory, None)
+        if plain := len(event.plain) // len(PLAIN):
+            kept = min(plain, self._left)
+            self._left -= kept
+            self._plain += event.plain[: kept * len(PLAIN)]
+            self._count(event.message_type, plain, 0, kept)
+        for entry, error, outcome in event.others:
+            self._other(event, entry, error, outcome)
+
+    def _other(self, event: Returned, entry: Entry, error: Error | None, outcome: Outcome | None) -> None:
+        kept = True
+        if self._left > 0:
+            self._left -= 1
+        elif error is not None and self._failed_left > 0:
+            self._failed_left -= 1
+        else:
+            kept = False
+        self._count(entry.type, 1, int(error is not None), int(kept))
+        if kept:
+            begun = self._begun or 0.0
+            clocks = (None, None, None) if outcome is None else (outcome.decode, outcome.execute, outcome.encode)
+            back = 0 if outcome is None else outcome.reply.nbytes
+            code, reason = (None, None) if error is None else (int(error.code), error.reason)
+            self._others.append((
+                entry.id, entry.node, event.lease, entry.pushed, *clocks, entry.payload.blob.nbytes,
+                back, entry.attempts, entry.type, event.at - begun, code, reason,
+            ))  # fmt: skip
+
+    def _count(self, type_: str, ended: int, failed: int, kept: int) -> None:
+        count = self.counts.setdefault(type_, [0, 0, 0])
+        count[0] += ended
+        count[1] += failed
+        count[2] += kept
+
+    def _report(self, event: Reported) -> None:
+        at = self._time(event.at)
+        self._reports += [
+            (self._reported, at, event.round, event.node, name, type(value).__name__, _column(value))
+            for name, value in event.metrics.items()
+        ]
+        if not event.metrics:
+            self._reports.append((self._reported, at, event.round, event.node, "", "", None))
+        self._reported += 1
+
+
+def _column(value: bool | int | float | str) -> Any:
+    """A metric as SQLite has it: it has no integers beyond 64 bits, and keeps what is no number as NULL."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def metric_of(type_: str, value: Any) -> bool | int | float | str:
+    """A metric as it was reported."""
+    match type_:
+        case "bool":
+            return bool(value)
+        case "int":
+            return int(value)
+        case "float":
+            return math.nan if value is None else float(value)
+    return str(value)
