@@ -247,12 +247,10 @@ def test_the_command_line_goes_before_the_pyproject(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     project = load_project(write_app(tmp_path / "app", f"{TABLE}{table}\n"))
-    given = dict(zip(flags[::2], flags[1::2], strict=False))
-    record = {("--no-record",): False, ("--record",): True}.get(flags)
-    said = Recording(record, given.get("--runs-dir"))
+    record = False if "--no-record" in flags else True if "--record" in flags else None
+    said = Recording(record, flags[1] if "--runs-dir" in flags else None)
     folder = make_plan(Plugins(), project, backend="serial", recording=said).recording.folder(by_default=True)
     assert folder == (None if where is None else tmp_path / where)
-    assert "--dry-run" in here("run", "--help").stdout
     assert here("run", tmp_path / "app", "-b", "serial", "--dry-run", *flags).returncode == 0
     assert not [p for p in tmp_path.iterdir() if p.name != "app"]
 
@@ -286,8 +284,8 @@ def test_a_folder_that_cannot_be_made_is_an_error_before_anything_runs(tmp_path:
     done = flsim("run", app, "-b", "serial", "--runs-dir", tmp_path / "file" / "runs")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"error: the run cannot be kept in {tmp_path}/file/runs: Not a directory. Name another folder by --runs-dir, or "
-        "keep nothing by --no-record\n"
+        f"error: the run cannot be kept in {tmp_path}/file/runs: Not a directory. "
+        "Name another folder by --runs-dir, or keep nothing by --no-record\n"
     )
 
 
@@ -392,13 +390,13 @@ def test_what_is_lost_with_a_worker_is_told_and_what_became_of_it(tmp_path: Path
 
     result = kept(tmp_path, main, asked, backend="loky", options={"cpus": 1.0})
     messages, lost = result.table("messages"), result.table("lost")
-    assert list(messages["attempts"])[0] == 2
+    assert list(messages["attempts"])[:1] == [2]
     assert list(messages["code"]) == [ErrorCode.WORKER_DIED, None]
-    assert [c for c in lost["cause"]] == ["exited", "exited"]
+    assert list(lost["cause"]) == ["exited", "exited"]
     assert all("code 3" in text for text in lost["detail"])
-    assert {
-        n for n, c in zip(result.table("leases")["lease"], result.table("leases")["lost"], strict=True) if c
-    } == set(lost["lease"])
+    leases = result.table("leases")
+    ended_so = [n for n, cause in zip(leases["lease"], leases["lost"], strict=True) if cause]
+    assert sorted(ended_so) == sorted(lost["lease"])
 
 
 def test_rows_are_bounded_and_it_is_said_that_they_were_cut(tmp_path: Path) -> None:
@@ -499,7 +497,9 @@ def test_what_a_killed_driver_has_kept_is_read_and_shown(tmp_path: Path) -> None
     skip_without("loky")
     app = write(tmp_path, {"app.py": ENDLESS}) / "app.py"
     command = [sys.executable, "-m", "flsim", "run", str(app), "-b", "loky", "-o", "cpus=2", "-q"]
-    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True) as process:
+    (tmp_path / "t").mkdir()  # where a killed driver leaves its temporary folder
+    env = {**os.environ, "TMPDIR": str(tmp_path / "t")}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, start_new_session=True) as process:
         try:
             assert until(lambda: any(tmp_path.glob("runs/*/run.sqlite")), 60)
             folder = only(tmp_path / "runs")
@@ -636,9 +636,7 @@ def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: Any) ->
     result = kept(tmp_path)
     for library, make in (("pandas", result.to_pandas), ("pyarrow", result.to_arrow)):
         monkeypatch.setitem(sys.modules, library, None)
-        with pytest.raises(
-            ConfigError, match=f"{library}, which is not installed. Install it with: pip install {library}"
-        ):
+        with pytest.raises(ConfigError, match=f"which makes this table, .* with: pip install {library}"):
             make()
 
 
@@ -653,7 +651,8 @@ def test_tables_that_there_are_not_are_refused(tmp_path: Path) -> None:
 def test_a_notebook_shows_a_run_with_its_curves_and_without_a_script(tmp_path: Path) -> None:
     def main(grid: Grid, context: Context) -> None:
         for round in range(1, 1001):
-            grid.report(round, loss=1 / round, **{"<b>": round % 7, "text": "x"})
+            more: dict[str, Any] = {"<b>": round % 7, "text": "x"}
+            grid.report(round, loss=1 / round, **more)
         grid.report(1001, loss=math.nan, steady=3)
 
     html = kept(tmp_path, main)._repr_html_()
