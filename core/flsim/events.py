@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GATHER = 0.05
+"""Seconds for which events are gathered before observers are told of them: each time, their thread takes the GIL from
+those that do the work."""
+
 IDLE = 0.5
 """Seconds without an event after which observers are told so."""
 
@@ -241,6 +245,7 @@ class Observers:
 
     observers: list[Observer]
     _events: queue.SimpleQueue[Event | threading.Event | None] = field(default_factory=queue.SimpleQueue)
+    _hurry: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     def __bool__(self) -> bool:
@@ -262,12 +267,14 @@ class Observers:
         if self._thread is not None:
             told = threading.Event()
             self._events.put(told)
+            self._hurry.set()
             told.wait()
 
     def close(self) -> None:
         """Tell what is left, and close the observers."""
         if self._thread is not None:
             self._events.put(None)
+            self._hurry.set()
             self._thread.join()
             self._thread = None
 
@@ -281,6 +288,8 @@ class Observers:
                 self._each(methodcaller("on", []))
                 continue
             idle = False
+            self._hurry.wait(GATHER)
+            self._hurry.clear()
             while not self._events.empty():
                 batch.append(self._events.get())
             over = None in batch

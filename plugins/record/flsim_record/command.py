@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -53,14 +54,20 @@ def show(
             except ConfigError as e:
                 unreadable.append(str(e))
         if as_json:
-            typer.echo(json.dumps(found, indent=2))
+            _print_json(found)
         else:
             show_list(found, runs_dir)
         for text in unreadable:
             print(f"note: {text}", file=sys.stderr)
     elif len(kept) == 1:
         one = summary(kept[0])
-        typer.echo(json.dumps(one, indent=2)) if as_json else show_run(one)
+        _print_json(one) if as_json else show_run(one)
     else:
         several = compared(kept)
-        typer.echo(json.dumps(several, indent=2)) if as_json else show_compared(several)
+        _print_json(several) if as_json else show_compared(several)
+
+
+def _print_json(value: Any) -> None:
+    from flsim_record.summary import finite
+
+    typer.echo(json.dumps(finite(value), indent=2, allow_nan=False))

@@ -134,7 +134,7 @@ class Kept:
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection | None]:
         file = self.folder / DATABASE
-        if not file.exists():
+        if not file.is_file():
             yield None
             return
         try:

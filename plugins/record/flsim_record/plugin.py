@@ -24,10 +24,14 @@ def flsim_run_dir(run: RunView) -> Path:
 
 @hookimpl
 def flsim_observer(run: RunView) -> Observer | None:
-    """The recorder of a run that has a folder."""
+    """The recorder of a run that has a folder of this plugin's: who makes another one keeps it."""
     if run.run_dir is None:
         return None
+    from flsim_record.folder import is_run
     from flsim_record.recorder import Recorder
+
+    if not is_run(run.run_dir):
+        return None
 
     return Recorder(run.run_dir, run)
 

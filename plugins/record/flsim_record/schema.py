@@ -77,12 +77,15 @@ def create(file: Path) -> sqlite3.Connection:
     In WAL mode what is committed outlives a kill of this process. It is not forced to the disk with each commit, so a
     crash of the host may cost the last of it, and no more.
     """
+    # Under another name until all its tables are there; while they are empty, nothing needs to be forced to the disk.
+    new = file.with_name(f"{file.name}.new")
+    with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as empty:
+        empty.execute("PRAGMA synchronous = OFF")
+        empty.executescript(f"BEGIN;{TABLES}COMMIT;")
+    new.replace(file)
     made = sqlite3.connect(file, isolation_level=None)
-    # While there is nothing in it, nothing needs to be forced to the disk either.
-    for pragma in ("synchronous = OFF", "journal_mode = WAL", f"cache_size = -{CACHE}"):
+    for pragma in ("synchronous = OFF", "journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{CACHE}"):
         made.execute(f"PRAGMA {pragma}")
-    made.executescript(f"BEGIN;{TABLES}COMMIT;")
-    made.execute("PRAGMA synchronous = NORMAL")
     return made
 
 

@@ -16,6 +16,15 @@ from flsim.envelope import clean
 
 STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "killed": "red"}
 
+WIDE = 100
+"""Cells of a screen from which on a list has all its columns."""
+
+METRIC = "last metrics"
+"""The column of a list that gives way where the screen is narrow, down to …"""
+
+MIN = 12
+"""… so many cells."""
+
 METRICS = 4
 """Metrics of a run that a list shows."""
 
@@ -35,16 +44,31 @@ def show_list(runs: Sequence[Mapping[str, Any]], runs_dir: Path) -> None:
     if not runs:
         console.print(f"no run is kept in {runs_dir}: 'flsim run APP' keeps one", markup=False)
         return
-    table = _table("id", "started", "state", "app", "backend", "nodes:", "seconds:", "last metrics", "digest")
-    for run in runs:
-        table.add_row(
-            *map(_text, (run["id"], _when(run["started"]))),
-            _state(run["status"]),
-            *map(_text, (run["app"], run["backend"], f"{run['nodes']:,}", f"{run['seconds']:.1f}")),
-            _text(_metrics(run["last"])),
-            _text(run["digest"][:8]),
-        )
+    columns = ["id", "started", "state", "app", "backend", "nodes:", "seconds:", METRIC, "digest"]
+    if console.width < WIDE:
+        columns = [c for c in columns if c not in ("nodes:", "digest")]
+    cells = [_cells(run) for run in runs]
+    others = (max(len(c.rstrip(":")), *(row[c].cell_len for row in cells)) + 2 for c in columns if c != METRIC)
+    room = max(MIN, console.width - sum(others))
+    table = _table(*columns)
+    for row in cells:
+        row[METRIC].truncate(room, overflow="ellipsis")
+        table.add_row(*(row[name] for name in columns))
     console.print(table)
+
+
+def _cells(run: Mapping[str, Any]) -> dict[str, Text]:
+    return {
+        "id": _text(run["id"]),
+        "started": _text(_when(run["started"])),
+        "state": _state(run["status"]),
+        "app": _text(run["app"]),
+        "backend": _text(run["backend"]),
+        "nodes:": _text(f"{run['nodes']:,}"),
+        "seconds:": _text(f"{run['seconds']:.1f}"),
+        METRIC: _text(_metrics(run["last"])),
+        "digest": _text(run["digest"][:8]),
+    }
 
 
 def show_run(run: Mapping[str, Any]) -> None:
@@ -191,7 +215,7 @@ def _table(*columns: str, header: bool = True) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
     for column in columns:
         figures = column.endswith(":")
-        table.add_column(column.rstrip(":"), justify="right" if figures else "left", overflow="fold")
+        table.add_column(column.rstrip(":"), justify="right" if figures else "left", overflow="fold", no_wrap=figures)
     return table
 
 
@@ -214,7 +238,7 @@ def _lines(text: str) -> Text:
 
 
 def _when(iso: str) -> str:
-    return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _metrics(last: Mapping[str, Any]) -> str:

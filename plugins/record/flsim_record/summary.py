@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from flsim.message import ErrorCode
@@ -12,6 +13,15 @@ SLOWEST = 5
 
 FAILURES = 20
 """Kinds of failure that are named, with the reason that was most frequent."""
+
+
+def finite(value: Any) -> Any:
+    """``value`` with None for each infinity and what is no number, since JSON has neither."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def overview(kept: Kept) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,8 @@ FAILED_MORE = 10
 _COLUMNS = "message, node, lease, clock, decode, execute, encode, bytes_out, bytes_back"
 """Those that :data:`~flsim.events.PLAIN` goes into, as it is."""
 
-CHUNK = 200
-"""Rows of those to a statement. SQLite lets go of the GIL for as long as one runs, and waits for it after each."""
-
-_MANY = f"INSERT INTO answers ({_COLUMNS}) VALUES " + ",".join([f"({','.join('?' * len(PLAIN))})"] * CHUNK)
-_ONE = f"INSERT INTO answers ({_COLUMNS}) VALUES ({','.join('?' * len(PLAIN))})"
-_WHOLE = f"INSERT INTO answers VALUES ({','.join('?' * 14)})"
+CHUNK = 1000
+"""Rows to a statement. SQLite lets go of the GIL for as long as one runs, and waits for it after each."""
 
 Row = tuple[Any, ...]
 
@@ -122,23 +119,22 @@ class Tables:
             finish(database)
 
     def _insert(self, database: sqlite3.Connection) -> None:
-        plain, width = self._plain, len(PLAIN)
-        whole = len(plain) - len(plain) % (CHUNK * width)
-        for at in range(0, whole, CHUNK * width):
-            database.execute(_MANY, plain[at : at + CHUNK * width])
-        database.executemany(_ONE, [plain[at : at + width] for at in range(whole, len(plain), width)])
-        database.executemany(_WHOLE, self._others)
+        _put(database, f"INSERT INTO answers ({_COLUMNS})", len(PLAIN), self._plain)
         fresh = [(*row, None, None, None, None) for lease, row in self._pulled.items() if lease not in self._open]
         if self._left > 0:
             self._leases += fresh
             self._open = set(self._pulled)
-        database.executemany(f"INSERT OR REPLACE INTO leases VALUES ({','.join('?' * 10)})", self._leases)
-        database.executemany("INSERT INTO start VALUES (?)", self._start)
-        database.executemany("INSERT INTO lost VALUES (?,?,?,?,?)", self._lost)
-        database.executemany("INSERT INTO reports VALUES (?,?,?,?,?,?,?)", self._reports)
-        database.executemany("INSERT INTO notes VALUES (?,?)", self._notes)
-        counts = [(type_, *count) for type_, count in self.counts.items()]
-        database.executemany("INSERT OR REPLACE INTO counts VALUES (?,?,?,?)", counts)
+        for into, rows in (
+            ("INSERT INTO answers", self._others),
+            ("INSERT OR REPLACE INTO leases", self._leases),
+            ("INSERT INTO start", self._start),
+            ("INSERT INTO lost", self._lost),
+            ("INSERT INTO reports", self._reports),
+            ("INSERT INTO notes", self._notes),
+            ("INSERT OR REPLACE INTO counts", [(type_, *count) for type_, count in self.counts.items()]),
+        ):
+            if rows:
+                _put(database, into, len(rows[0]), list(chain.from_iterable(rows)))
 
     def _time(self, at: float) -> float:
         return at - (at if self._begun is None else self._begun)
@@ -193,6 +189,14 @@ class Tables:
         if not event.metrics:
             self._reports.append((self._reported, at, event.round, event.node, "", "", None))
         self._reported += 1
+
+
+def _put(database: sqlite3.Connection, into: str, width: int, values: list[Any]) -> None:
+    """Insert rows of ``width`` values, which lie one after another."""
+    row = f"({','.join('?' * width)})"
+    for at in range(0, len(values), CHUNK * width):
+        some = values[at : at + CHUNK * width]
+        database.execute(f"{into} VALUES {','.join([row] * (len(some) // width))}", some)
 
 
 def _column(value: bool | int | float | str) -> Any:
