@@ -1,0 +1,117 @@
+"""What a Flower app's strategies came to: apps print it, and the engine's result and progress want it, too.
+
+``Strategy.start`` and, of older apps, ``Server.fit`` are wrapped once in this process. Outside of a run of the engine
+they do what they did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import ArrayRecord, RecordDict
+from flwr.common import parameters_to_ndarrays
+from flwr.server import Server
+from flwr.serverapp.strategy import Strategy
+
+import flsim
+from flsim_flower.records import plain
+
+
+@dataclass(slots=True)
+class _Run:
+    grid: flsim.Grid
+    records: dict[str, flsim.ArrayRecord] = field(default_factory=dict)
+
+    def report(self, round: int, what: str, metrics: Mapping[str, Any]) -> None:
+        scalars = {f"{what}-{k}": v for k, v in metrics.items() if isinstance(v, (bool, int, float, str))}
+        if scalars:
+            self.grid.report(round, **scalars)
+
+
+_run: ContextVar[_Run | None] = ContextVar("flsim_flower_run", default=None)
+
+
+@contextlib.contextmanager
+def kept_results(grid: flsim.Grid) -> Iterator[dict[str, flsim.ArrayRecord]]:
+    """Report to ``grid`` what strategies that run in this thread come to, round by round.
+
+    Yields a dict that has the last one's final arrays in the end, as ``arrays``.
+    """
+    _observe()
+    run = _Run(grid)
+    token = _run.set(run)
+    try:
+        yield run.records
+    finally:
+        _run.reset(token)
+
+
+@functools.cache
+def _observe() -> None:
+    Strategy.start = _wrapped(Strategy.start, _start)
+    Server.fit = _wrapped(Server.fit, _fit)
+
+
+def _wrapped(original: Callable[..., Any], observed: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        run = _run.get()
+        call = functools.partial(original, self, *args, **kwargs)
+        return call() if run is None else observed(self, call, run)
+
+    return wrapped
+
+
+def _start(strategy: Strategy, call: Callable[[], Any], run: _Run) -> Any:
+    """``Strategy.start``: what is aggregated is reported when it is, and the arrays are kept."""
+
+    def reporting(name: str, what: str, metrics: Callable[[Any], Any]) -> None:
+        original = getattr(strategy, name)
+
+        @functools.wraps(original)
+        def aggregate(server_round: int, *args: Any, **kwargs: Any) -> Any:
+            made = original(server_round, *args, **kwargs)
+            run.report(server_round, what, metrics(made) or {})
+            return made
+
+        setattr(strategy, name, aggregate)
+
+    reporting("aggregate_train", "train", lambda made: made[1])
+    reporting("aggregate_evaluate", "evaluate", lambda made: made)
+    try:
+        result = call()
+    finally:
+        del strategy.aggregate_train, strategy.aggregate_evaluate
+    for round, metrics in result.evaluate_metrics_serverapp.items():
+        run.report(round, "server", metrics)
+    run.records["arrays"] = plain(RecordDict({"arrays": result.arrays}))["arrays"]
+    return result
+
+
+def _fit(server: Server, call: Callable[[], Any], run: _Run) -> Any:
+    """``Server.fit``: what its History holds is reported at its end."""
+    made = call()
+    history = made[0]
+    rounds: dict[tuple[int, str], dict[str, Any]] = {}
+    for what, losses in (("evaluate", history.losses_distributed), ("server", history.losses_centralized)):
+        for round, loss in losses:
+            rounds.setdefault((round, what), {})["loss"] = loss
+    for what, metrics in (
+        ("train", history.metrics_distributed_fit),
+        ("evaluate", history.metrics_distributed),
+        ("server", history.metrics_centralized),
+    ):
+        for name, values in metrics.items():
+            for round, value in values:
+                rounds.setdefault((round, what), {})[name] = value
+    for (round, what), reported in sorted(rounds.items()):
+        run.report(round, what, reported)
+    run.records["arrays"] = plain(RecordDict({"arrays": ArrayRecord(parameters_to_ndarrays(server.parameters))}))[
+        "arrays"
+    ]
+    return made
