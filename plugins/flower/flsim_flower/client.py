@@ -6,7 +6,7 @@ import bdb
 from datetime import UTC, datetime
 from typing import Any
 
-from flwr.app import Context, Message, Metadata
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 import flsim
@@ -14,6 +14,7 @@ from flsim import ErrorCode
 from flsim.envelope import traceback_of
 from flsim.errors import ConfigError
 from flsim_flower.logs import follow_stderr
+from flsim_flower.message import restored
 from flsim_flower.records import pack, unpack
 
 
@@ -45,9 +46,7 @@ class Client:
         except bdb.BdbQuit:  # the user's, who quits at a breakpoint
             raise
         except BaseException as e:
-            assert e.__traceback__ is not None
-            from_theirs = traceback_of(e.with_traceback(e.__traceback__.tb_next))
-            return _failed(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, _reason(e), from_theirs)
+            return _failed(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, _reason(e), traceback_of(e))
         if (fault := _fault(reply, message)) is not None:
             return _failed(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, fault)
         if theirs.run_config != dict(context.run_config):
@@ -63,18 +62,8 @@ class Client:
 
 def _instruction(message: flsim.Message) -> Message:
     of = message.metadata
-    metadata = Metadata(
-        run_id=of.run_id,
-        message_id=of.message_id,
-        src_node_id=of.src_node_id,
-        dst_node_id=of.dst_node_id,
-        reply_to_message_id="",
-        group_id=of.group_id,
-        created_at=of.created_at,
-        ttl=of.ttl,
-        message_type=of.message_type,
-    )
-    made = Message(metadata=metadata, content=unpack(message.content))
+    assert of.ttl is not None  # all of Flower's have one
+    made = restored(of, of.ttl, unpack(message.content))
     made.metadata.delivered_at = datetime.now(UTC).isoformat()
     return made
 

@@ -1,10 +1,10 @@
-"""How many nodes a Flower project has, and what one ClientApp needs: of its own federations, and of the command line."""
+"""How many nodes a Flower project has, and what one ClientApp needs, by its federations and the command line."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flsim.errors import ConfigError, UnknownName
@@ -35,7 +35,7 @@ class Federation:
     """The nodes of a run."""
 
     nodes: int = NODES
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
 
 
 def read_federation(table: Mapping[str, Any], names: Sequence[str], given: Sequence[str]) -> Federation:
@@ -71,9 +71,7 @@ def _options(table: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str, 
     if name not in federations:
         if not name:
             return {}, ""
-        raise UnknownName(
-            "federation", str(name), federations, "They are in [tool.flwr.federations] of pyproject.toml."
-        )
+        raise UnknownName("federation", str(name), federations, "They are in [tool.flwr.federations].")
     options = federations[name].get("options", {})
     if "address" in federations[name]:
         if names:

@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 import flsim
 from flsim import ErrorCode
 from flsim.message import SERVER_NODE_ID
+from flsim_flower.message import restored
 from flsim_flower.records import pack, unpack
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ FLOWERS = range(9)
 """The codes that are Flower's own; others become UNKNOWN."""
 
 
-class FlowerGrid(Grid):  # type: ignore[misc]  # flwr is not typed for us
+class FlowerGrid(Grid):
     """How a Flower ServerApp reaches the nodes. All methods may be called from any thread of it.
 
     When the run fails, each method that waits or pushes raises its cause.
@@ -145,38 +146,19 @@ class FlowerGrid(Grid):  # type: ignore[misc]  # flwr is not typed for us
 
     def _reply(self, reply: flsim.Message, until: float) -> Message:
         of = reply.metadata
-        metadata = Metadata(
-            run_id=of.run_id,
-            message_id=of.message_id,
-            src_node_id=of.src_node_id,
-            dst_node_id=of.dst_node_id,
-            reply_to_message_id=of.reply_to_message_id,
-            group_id=of.group_id,
-            created_at=of.created_at,
-            ttl=until - of.created_at,
-            message_type=of.message_type,
-        )
+        ttl = until - of.created_at
         if not reply.has_error():
-            return Message(metadata=metadata, content=unpack(reply.content))
+            return restored(of, ttl, unpack(reply.content))
         error = reply.error
         if error.code in FLOWERS:
-            return Message(metadata=metadata, error=Error(error.code, error.reason))
-        return Message(metadata=metadata, error=Error(int(ErrorCode.UNKNOWN), str(error)))
+            return restored(of, ttl, error=Error(error.code, error.reason))
+        return restored(of, ttl, error=Error(int(ErrorCode.UNKNOWN), str(error)))
 
     def _unknown(self, id_: str) -> Message:
-        metadata = Metadata(
-            run_id=self._link.run_id,
-            message_id="",
-            src_node_id=SERVER_NODE_ID,
-            dst_node_id=SERVER_NODE_ID,
-            reply_to_message_id=id_,
-            group_id="",
-            created_at=time.time(),
-            ttl=0.0,
-            message_type="query",  # of what is not known, some type
-        )
-        error = Error(int(ErrorCode.MESSAGE_UNAVAILABLE), f"no reply to a message with id {id_!r} is to be had")
-        return Message(metadata=metadata, error=error)
+        # Of what is not known, some type.
+        of = flsim.Metadata(self._link.run_id, "", SERVER_NODE_ID, SERVER_NODE_ID, "query", "", time.time(), None, id_)
+        text = f"no reply to a message with id {id_!r} is to be had"
+        return restored(of, 0.0, error=Error(int(ErrorCode.MESSAGE_UNAVAILABLE), text))
 
 
 def _check(message: Message, before: list[Message]) -> None:

@@ -6,8 +6,9 @@ from flsim.message import SERVER_NODE_ID
 
 try:
     from flwr.supercore.task_identity import TaskIdentity
-except ImportError:  # before 1.38 there is none, and push_messages fills in what it says
-    TaskIdentity = None
+except ImportError:
+    # Before 1.38 there is none, and nobody misses it.
+    TaskIdentity = None  # type: ignore[assignment,misc]  # a name that may stand for nothing
 
 
 def identify(run_id: int) -> None:

@@ -36,7 +36,7 @@ def flsim_app_options() -> list[AppOption]:
             "federation",
             ("--federation",),
             "NAME",
-            "Flower apps: which of the pyproject's [tool.flwr.federations] says the number of nodes and their resources.",
+            "Flower apps: which of [tool.flwr.federations] says the number of nodes and their resources.",
         ),
         AppOption(
             "federation_config",

@@ -98,7 +98,8 @@ def _requirements(given: Any) -> tuple[list[str], list[str]]:
     """The app's dependencies that are met here, which workers must meet, too; and what is wrong with the others."""
     if not isinstance(given, list) or not all(isinstance(r, str) for r in given):
         raise ConfigError(f"[project] dependencies is a list of strings, not {given!r}")
-    met, unmet = [], []
+    met: list[str] = []
+    unmet: list[str] = []
     for requirement in given:
         try:
             Requirement(requirement)

@@ -28,7 +28,9 @@ class _Run:
     records: dict[str, flsim.ArrayRecord] = field(default_factory=dict)
 
     def report(self, round: int, what: str, metrics: Mapping[str, Any]) -> None:
-        scalars = {f"{what}-{k}": v for k, v in metrics.items() if isinstance(v, (bool, int, float, str))}
+        scalars: dict[str, Any] = {
+            f"{what}-{k}": v for k, v in metrics.items() if isinstance(v, (bool, int, float, str))
+        }
         if scalars:
             self.grid.report(round, **scalars)
 
@@ -53,8 +55,8 @@ def kept_results(grid: flsim.Grid) -> Iterator[dict[str, flsim.ArrayRecord]]:
 
 @functools.cache
 def _observe() -> None:
-    Strategy.start = _wrapped(Strategy.start, _start)
-    Server.fit = _wrapped(Server.fit, _fit)
+    for owner, method, observed in ((Strategy, "start", _start), (Server, "fit", _fit)):
+        setattr(owner, method, _wrapped(getattr(owner, method), observed))
 
 
 def _wrapped(original: Callable[..., Any], observed: Callable[..., Any]) -> Callable[..., Any]:
