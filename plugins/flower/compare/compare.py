@@ -57,7 +57,9 @@ def measure(way: str, nodes: int, size: int, rounds: int) -> list[float]:
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backend", action="append", help="one of flsim's; repeatable (default: loky, ray, dask, serial)")
+    parser.add_argument(
+        "--backend", action="append", help="one of flsim's; repeatable (default: loky, ray, dask, serial)"
+    )
     parser.add_argument("--repeat", type=int, default=2, help="turns of each way")
     parser.add_argument("--case", type=int, action="append", help="which of the four cases, from 0; repeatable")
     given = parser.parse_args()

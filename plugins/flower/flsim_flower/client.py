@@ -13,6 +13,7 @@ import flsim
 from flsim import ErrorCode
 from flsim.envelope import traceback_of
 from flsim.errors import ConfigError
+from flsim_flower.array import make_arrays_fast
 from flsim_flower.logs import follow_stderr
 from flsim_flower.message import restored
 from flsim_flower.records import pack, unpack
@@ -20,6 +21,7 @@ from flsim_flower.records import pack, unpack
 
 def client_of(app: Any) -> Client:
     """The adapter of a ClientApp. Raises ConfigError where it is none."""
+    make_arrays_fast()
     follow_stderr()
     if not isinstance(app, ClientApp):
         raise ConfigError(f"clientapp is a {type(app).__name__}, and no flwr.clientapp.ClientApp")

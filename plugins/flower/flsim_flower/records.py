@@ -82,11 +82,8 @@ def _unpacked(kind: int, items: Any, large: list[Any]) -> ArrayRecord | MetricRe
         return MetricRecord(items)
     if kind == _CONFIGS:
         return ConfigRecord(items)
-    return ArrayRecord(
-        {
-            name: Array(dtype, shape, stype, data)
-            if isinstance(data, bytes)
-            else MappedArray(dtype, shape, stype, large[data])
-            for name, dtype, shape, stype, data in items
-        }
-    )
+    record = ArrayRecord()  # which would make Arrays of its own of those that it is called with
+    for name, dtype, shape, stype, data in items:
+        mapped = not isinstance(data, bytes)
+        record[name] = MappedArray(dtype, shape, stype, large[data]) if mapped else Array(dtype, shape, stype, data)
+    return record

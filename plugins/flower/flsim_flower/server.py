@@ -9,6 +9,7 @@ from flwr.serverapp import ServerApp
 
 import flsim
 from flsim.errors import ConfigError
+from flsim_flower.array import make_arrays_fast
 from flsim_flower.grid import FlowerGrid
 from flsim_flower.identity import identify
 from flsim_flower.logs import follow_stderr
@@ -18,6 +19,7 @@ from flsim_flower.results import kept_results
 
 def server_of(app: Any) -> Server:
     """The adapter of a ServerApp. Raises ConfigError where it is none."""
+    make_arrays_fast()
     follow_stderr()
     if not isinstance(app, ServerApp):
         raise ConfigError(f"serverapp is a {type(app).__name__}, and no flwr.serverapp.ServerApp")
