@@ -47,6 +47,6 @@ def test_memory_that_a_message_has_freed_costs_the_next_no_page_faults() -> None
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's")
 def test_where_memory_is_limited_what_is_freed_is_given_back() -> None:
-    first, *others = page_faults(Resources(memory="500MiB"))
+    first, *others = page_faults(Resources(memory=500 * 1024**2))
     assert first > 10_000
     assert min(others) > first / 2

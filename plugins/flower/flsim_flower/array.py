@@ -89,7 +89,7 @@ def make_arrays_fast() -> None:
         data = b"".join((head.getvalue(), ndarray.reshape(-1).view(np.uint8).data))
         return Array(str(ndarray.dtype), ndarray.shape, NUMPY, data)
 
-    Array.from_numpy_ndarray = staticmethod(from_numpy_ndarray)
+    setattr(Array, "from_numpy_ndarray", staticmethod(from_numpy_ndarray))  # noqa: B010  # mypy knows it as a method
 
 
 def _loaded(raw: NDArray[np.uint8]) -> NDArray[Any] | None:
