@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ from flsim_flower.records import plain
 class _Run:
     grid: flsim.Grid
     records: dict[str, flsim.ArrayRecord] = field(default_factory=dict)
+
+    def keep(self, arrays: ArrayRecord) -> None:
+        self.records["arrays"] = plain(RecordDict({"arrays": arrays}))["arrays"]
 
     def report(self, round: int, what: str, metrics: Mapping[str, Any]) -> None:
         scalars: dict[str, Any] = {
@@ -60,44 +64,48 @@ def _observe() -> None:
 
 
 def _wrapped(original: Callable[..., Any], observed: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
     @functools.wraps(original)
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         run = _run.get()
-        call = functools.partial(original, self, *args, **kwargs)
-        return call() if run is None else observed(self, call, run)
+        if run is None:
+            return original(*args, **kwargs)
+        return observed(original, signature.bind(*args, **kwargs), run)
 
     return wrapped
 
 
-def _start(strategy: Strategy, call: Callable[[], Any], run: _Run) -> Any:
-    """``Strategy.start``: what is aggregated is reported when it is, and the arrays are kept."""
-
-    def reporting(name: str, what: str, metrics: Callable[[Any], Any]) -> None:
-        original = getattr(strategy, name)
-
-        @functools.wraps(original)
-        def aggregate(server_round: int, *args: Any, **kwargs: Any) -> Any:
-            made = original(server_round, *args, **kwargs)
-            run.report(server_round, what, metrics(made) or {})
-            return made
-
-        setattr(strategy, name, aggregate)
-
-    reporting("aggregate_train", "train", lambda made: made[1])
-    reporting("aggregate_evaluate", "evaluate", lambda made: made)
+def _start(original: Callable[..., Any], call: inspect.BoundArguments, run: _Run) -> Any:
+    """``Strategy.start``: what is aggregated or evaluated is reported when it is, and the arrays are kept."""
+    strategy, evaluate = call.arguments["self"], call.arguments.get("evaluate_fn")
+    if evaluate is not None:
+        call.arguments["evaluate_fn"] = _reporting(evaluate, run, "server", lambda made: made)
+    strategy.aggregate_train = _reporting(strategy.aggregate_train, run, "train", lambda made: made[1])
+    strategy.aggregate_evaluate = _reporting(strategy.aggregate_evaluate, run, "evaluate", lambda made: made)
     try:
-        result = call()
+        result = original(*call.args, **call.kwargs)
     finally:
         del strategy.aggregate_train, strategy.aggregate_evaluate
-    for round, metrics in result.evaluate_metrics_serverapp.items():
-        run.report(round, "server", metrics)
-    run.records["arrays"] = plain(RecordDict({"arrays": result.arrays}))["arrays"]
+    run.keep(result.arrays)
     return result
 
 
-def _fit(server: Server, call: Callable[[], Any], run: _Run) -> Any:
+def _reporting(
+    function: Callable[..., Any], run: _Run, what: str, metrics: Callable[[Any], Mapping[str, Any] | None]
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def reporting(server_round: int, *args: Any, **kwargs: Any) -> Any:
+        made = function(server_round, *args, **kwargs)
+        run.report(server_round, what, metrics(made) or {})
+        return made
+
+    return reporting
+
+
+def _fit(original: Callable[..., Any], call: inspect.BoundArguments, run: _Run) -> Any:
     """``Server.fit``: what its History holds is reported at its end."""
-    made = call()
+    made = original(*call.args, **call.kwargs)
     history = made[0]
     rounds: dict[tuple[int, str], dict[str, Any]] = {}
     for what, losses in (("evaluate", history.losses_distributed), ("server", history.losses_centralized)):
@@ -113,7 +121,5 @@ def _fit(server: Server, call: Callable[[], Any], run: _Run) -> Any:
                 rounds.setdefault((round, what), {})[name] = value
     for (round, what), reported in sorted(rounds.items()):
         run.report(round, what, reported)
-    run.records["arrays"] = plain(RecordDict({"arrays": ArrayRecord(parameters_to_ndarrays(server.parameters))}))[
-        "arrays"
-    ]
+    run.keep(ArrayRecord(parameters_to_ndarrays(call.arguments["self"].parameters)))
     return made
