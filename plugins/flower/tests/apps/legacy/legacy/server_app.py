@@ -27,7 +27,7 @@ def server_fn(context: Context) -> ServerAppComponents:
         min_available_clients=4,
         min_fit_clients=4,
         min_evaluate_clients=4,
-        on_fit_config_fn=lambda round: {"round": round},
+        on_fit_config_fn=lambda server_round: {"round": server_round},
         fit_metrics_aggregation_fn=mean("fits"),
         evaluate_metrics_aggregation_fn=mean("part"),
         evaluate_fn=evaluate,

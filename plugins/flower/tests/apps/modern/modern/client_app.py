@@ -53,7 +53,7 @@ def where(msg: Message, context: Context) -> Message:
         "partition": context.node_config["partition-id"],
         "partitions": context.node_config["num-partitions"],
         "node": context.node_id,
-        "inside": ENTERED == [context.node_id],
+        "inside": [context.node_id] == ENTERED,
         "asked": msg.content["config"]["words"],
         "group": msg.metadata.group_id,
         "type": msg.metadata.message_type,

@@ -41,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
         ArrayRecord([np.zeros(200)]),
         num_rounds=context.run_config.get("num-server-rounds", 3),
         train_config=ConfigRecord({"scale": 2.0}),
-        evaluate_fn=lambda round, arrays: MetricRecord({"norm": float(np.linalg.norm(arrays["0"].numpy()))}),
+        evaluate_fn=lambda _, arrays: MetricRecord({"norm": float(np.linalg.norm(arrays["0"].numpy()))}),
     )
     outcome = {
         "arrays": result.arrays["0"].numpy().tolist(),

@@ -1,6 +1,5 @@
 """A client whose weights the server sees only in sum."""
 
-import numpy as np
 from flwr.client import ClientApp, NumPyClient
 from flwr.client.mod import secaggplus_mod
 from flwr.common import Context
