@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
-FLOWERS = range(9)
-"""The codes that are Flower's own; others become UNKNOWN."""
+ENGINES = frozenset(int(code) for code in ErrorCode if code > 8)
+"""The codes that Flower does not have: they become UNKNOWN."""
 
 
 class FlowerGrid(Grid):
@@ -150,9 +150,9 @@ class FlowerGrid(Grid):
         if not reply.has_error():
             return restored(of, ttl, unpack(reply.content))
         error = reply.error
-        if error.code in FLOWERS:
-            return restored(of, ttl, error=Error(error.code, error.reason))
-        return restored(of, ttl, error=Error(int(ErrorCode.UNKNOWN), str(error)))
+        if error.code in ENGINES:
+            return restored(of, ttl, error=Error(int(ErrorCode.UNKNOWN), str(error)))
+        return restored(of, ttl, error=Error(error.code, error.reason))
 
     def _unknown(self, id_: str) -> Message:
         # Of what is not known, some type.

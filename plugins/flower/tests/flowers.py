@@ -14,7 +14,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
 import flsim
@@ -25,6 +25,8 @@ from flsim.project import Project
 from flsim.result import RunResult
 from flsim_flower.client import Client, client_of
 from flsim_flower.grid import FlowerGrid
+from flsim_flower.identity import identify
+from flsim_flower.records import pack
 
 APPS = Path(__file__).parent / "apps"
 FLSIM = Path(sysconfig.get_path("scripts"), "flsim")
@@ -116,8 +118,6 @@ def drive(
     returned: list[Any] = []
 
     def server(grid: flsim.Grid, context: flsim.Context) -> None:
-        from flsim_flower.identity import identify
-
         identify(context.run_id)
         returned.append(main(FlowerGrid(grid.link)))
 
@@ -129,13 +129,9 @@ def drive(
     return returned[0], result
 
 
-def call(
-    app: ClientApp, content: RecordDict, type_: str = "query", **config: Any
-) -> tuple[flsim.Message, flsim.Context]:
-    """One message to a ClientApp, without a run: the reply and the context afterwards."""
-    from flsim_flower.records import pack
-
-    metadata = flsim.Metadata(5, "7", 1, 2, type_, "g", 1e9, 60.0, "")
+def call(app: ClientApp, content: RecordDict, **config: Any) -> tuple[flsim.Message, flsim.Context]:
+    """One query to a ClientApp, without a run: the reply, and the context afterwards."""
+    metadata = flsim.Metadata(5, "7", 1, 2, "query", "g", 1e9, 60.0, "")
     context = flsim.Context(5, 2, {"partition-id": 0, "num-partitions": 3}, flsim.RecordDict(), config)
     return Client(app)(flsim.Message.restore(metadata, pack(content)), context), context
 
@@ -144,6 +140,3 @@ def messages(grid: FlowerGrid, type_: str = "query", content: RecordDict | None 
     """One to each node."""
     made = content if content is not None else RecordDict()
     return [Message(made, node, type_, **more) for node in grid.get_node_ids()]
-
-
-__all__ = ["Context"]

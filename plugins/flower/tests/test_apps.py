@@ -15,7 +15,6 @@ import pytest
 from flowers import APPS, copied, flsim_command, run_json, skip_without
 
 NAMES = ["modern", "legacy", "secure"]
-BACKENDS = ["serial", "loky", "dask", "ray"]
 
 BY_FLOWER = """
 import os, sys
@@ -39,11 +38,9 @@ def outcome(app: Path, backend: str, tmp_path: Path) -> tuple[Any, Any]:
     return json.loads(file.read_text()), said
 
 
-@pytest.mark.parametrize("backend", BACKENDS[1:])
-@pytest.mark.parametrize("name", NAMES)
+# The app of the newer API stands for the others where a cluster has to start.
+@pytest.mark.parametrize(("name", "backend"), [(n, "loky") for n in NAMES] + [("modern", "dask"), ("modern", "ray")])
 def test_an_app_comes_to_the_same_bit_by_bit_on_each_backend(name: str, backend: str, tmp_path: Path) -> None:
-    if name != "modern" and backend in ("dask", "ray"):
-        pytest.skip("the app of the newer API stands for the others where a cluster has to start")
     app = copied(name, tmp_path)
     serial, told = outcome(app, "serial", tmp_path)
     other, also = outcome(app, backend, tmp_path)
