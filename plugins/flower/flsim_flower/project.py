@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from flsim.errors import ConfigError, InputError, UnknownName
 from flsim.fleet import Kind, Scalar, flatten
 from flsim.hooks import OptionValues
 from flsim.job import inspect_host
-from flsim.project import Project
+from flsim.project import Project, check_seed
 from flsim_flower.config import parse_config
 from flsim_flower.federation import read_federation
 
@@ -38,10 +39,11 @@ def load_flower_project(folder: Path, given: OptionValues) -> Project | None:
         raise ConfigError(f"{file}: {e}") from None
     tool = _table(data, "tool", file)
     app = _table(_table(tool, "flwr", file), "app", file)
-    if "components" not in app or "flsim" in tool:
+    ours = _table(tool, "flsim", file)
+    if "components" not in app or "server" in ours:
         return None
     try:
-        return _of_table(folder, data, app, given)
+        return dataclasses.replace(_of_table(folder, data, app, given), **_how(ours))
     except InputError as e:
         e.args = (f"{file}: {e}", *e.args[1:])
         raise
@@ -73,6 +75,23 @@ def _of_table(folder: Path, data: Mapping[str, Any], app: Mapping[str, Any], giv
         requirements=(*met, *(f"{d}=={metadata.version(d)}" for d in ("flsim-flower", "flwr"))),
         rehearse=lambda plan: rehearse(plan, unmet),
     )
+
+
+def _how(table: Mapping[str, Any]) -> dict[str, Any]:
+    """How the app is run, of ``[tool.flsim]``: what it is stands in Flower's tables."""
+    for key in table:
+        if key not in ("seed", "backend", "backends", "plugins"):
+            hint = "What a Flower app is, and its nodes, is said by [tool.flwr.app] and [tool.flwr.federations]."
+            raise UnknownName("key of [tool.flsim]", key, ("seed", "backend", "backends", "plugins"), hint)
+    how: dict[str, Any] = {"plugins": _table(table, "plugins")}
+    how["options"] = {k: _table(_table(table, "backends"), k) for k in _table(table, "backends")}
+    if "seed" in table:
+        how["seed"] = check_seed(table["seed"])
+    if "backend" in table:
+        if not isinstance(table["backend"], str):
+            raise ConfigError(f"[tool.flsim] backend is a string, not {table['backend']!r}")
+        how["backend"] = table["backend"]
+    return how
 
 
 def _run_config(table: Mapping[str, Any], given: Sequence[str]) -> dict[str, Scalar]:

@@ -140,3 +140,8 @@ def messages(grid: FlowerGrid, type_: str = "query", content: RecordDict | None 
     """One to each node."""
     made = content if content is not None else RecordDict()
     return [Message(made, node, type_, **more) for node in grid.get_node_ids()]
+
+
+def got(message: Message) -> Any:
+    """A message's content, of which Flower's types say that each value may be of ten types."""
+    return message.content

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flowers import drive, messages
+from flowers import drive, got, messages
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -20,13 +20,13 @@ client = ClientApp()
 
 @client.query()
 def where(msg: Message, context: Context) -> Message:
-    time.sleep(float(msg.content["config"]["seconds"]) if "config" in msg.content else 0)
+    time.sleep(float(got(msg)["config"]["seconds"]) if "config" in msg.content else 0)
     return Message(RecordDict({"me": MetricRecord({"node": context.node_id})}), reply_to=msg)
 
 
 @client.query("count")
 def count(msg: Message, context: Context) -> Message:
-    n = context.state["n"]["n"] + 1 if "n" in context.state else 1
+    n = int(context.state.metric_records["n"]["n"]) + 1 if "n" in context.state else 1  # type: ignore[arg-type]
     context.state["n"] = MetricRecord({"n": n})
     return Message(RecordDict({"n": MetricRecord({"n": n})}), reply_to=msg)
 
@@ -34,16 +34,16 @@ def count(msg: Message, context: Context) -> Message:
 @client.query("touch")
 def touch(msg: Message, context: Context) -> Message:
     """Writes over all that it was given."""
-    seen = float(msg.content["arrays"]["0"].numpy()[0])
+    seen = float(got(msg)["arrays"]["0"].numpy()[0])
     for name in list(msg.content):
-        del msg.content[name]
+        del got(msg)[name]
     return Message(RecordDict({"seen": MetricRecord({"first": seen})}), reply_to=msg)
 
 
 @client.train()
 def about(msg: Message, context: Context) -> Message:
     of = msg.metadata
-    told = {
+    told: dict[str, Any] = {
         "id": of.message_id, "run": of.run_id == context.run_id, "from": of.src_node_id, "to": of.dst_node_id,
         "group": of.group_id, "ttl": of.ttl, "created": of.created_at, "delivered": of.delivered_at,
         "answers": of.reply_to_message_id,
@@ -52,7 +52,7 @@ def about(msg: Message, context: Context) -> Message:
 
 
 def node_of(reply: Message) -> int:
-    return int(reply.content["me"]["node"])
+    return int(got(reply)["me"]["node"])
 
 
 def slow(node: int, seconds: float, **more: Any) -> Message:
@@ -76,7 +76,7 @@ def test_a_message_and_its_reply_say_where_they_come_from() -> None:
         return message, reply, grid.run.run_id
 
     (message, reply, run_id), _ = drive(main, client)
-    told = reply.content["told"]
+    told = got(reply)["told"]
     sent, came = message.metadata, reply.metadata
     assert (told["id"], told["answers"], told["run"]) == (sent.message_id, "", True)
     assert (told["from"], told["to"], told["group"], told["ttl"]) == (1, 3, "round 1", 100.0)
@@ -186,10 +186,10 @@ def test_content_is_as_it_was_when_it_was_pushed() -> None:
         ids = grid.push_messages([Message(content, n, "query.touch") for n in (2, 3)])
         content["arrays"] = ArrayRecord([np.full(5000, 2.0)])
         ids += grid.push_messages([Message(content, n, "query.touch") for n in (2, 3)])
-        got: list[Message] = []
-        while len(got) < 4:
-            got += grid.pull_messages([i for i in ids if i not in {m.metadata.reply_to_message_id for m in got}])
-        return [int(m.content["seen"]["first"]) for m in sorted(got, key=lambda m: int(m.metadata.reply_to_message_id))]
+        came: list[Message] = []
+        while len(came) < 4:
+            came += grid.pull_messages([i for i in ids if i not in {m.metadata.reply_to_message_id for m in came}])
+        return [int(got(m)["seen"]["first"]) for m in sorted(came, key=lambda m: int(m.metadata.reply_to_message_id))]
 
     assert drive(main, client)[0] == [1, 1, 2, 2]
 
@@ -210,7 +210,12 @@ def test_what_many_messages_carry_is_shared_once_also_where_each_has_a_record_of
     def main(grid: FlowerGrid) -> int:
         shared: list[int] = []
         link, share = grid._link, grid._link.share
-        link.share = lambda buffers, n: shared.append(len(buffers)) or (share(buffers, n) if share else None)
+
+        def counting(buffers: Any, n: int) -> Any:
+            shared.append(len(buffers))
+            return share(buffers, n) if share else None
+
+        link.share = counting
         arrays = ArrayRecord([np.ones(10_000)])
         grid.send_and_receive([Message(RecordDict({"arrays": arrays}), n, "query.touch") for n in (2, 3, 4)])
         return sum(shared)
@@ -258,7 +263,7 @@ def test_a_message_whose_ttl_passes_is_answered_by_flowers_error() -> None:
 
 def test_two_messages_to_one_node_run_one_after_another_on_its_state() -> None:
     def main(grid: FlowerGrid) -> list[int]:
-        return [r.content["n"]["n"] for r in grid.send_and_receive(messages(grid, "query.count") * 1 + [
+        return [got(r)["n"]["n"] for r in grid.send_and_receive(messages(grid, "query.count") * 1 + [
             Message(RecordDict(), 2, "query.count") for _ in range(3)])]  # fmt: skip
 
     assert drive(main, client)[0] == [1, 1, 1, 2, 3, 4]
@@ -291,7 +296,7 @@ def test_an_error_that_a_client_makes_itself_arrives_as_it_is() -> None:
     def flowers(msg: Message, context: Context) -> Message:
         return Message(Error(6, "no"), reply_to=msg)
 
-    def main(grid: FlowerGrid) -> list[tuple[int, str]]:
+    def main(grid: FlowerGrid) -> list[tuple[int, str | None]]:
         errors = grid.send_and_receive(Message(RecordDict(), 2, t) for t in ("query", "query.flowers"))
         return [(r.error.code, r.error.reason) for r in errors]
 

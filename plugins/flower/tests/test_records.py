@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from flsim_flower.array import MappedArray, make_arrays_fast, raw_of
 from flsim_flower.records import pack, plain, unpack
 
 RNG = np.random.default_rng(1)
-ARRAYS = {
+ARRAYS: dict[str, Any] = {
     "float": RNG.normal(size=(40, 50)),
     "half": RNG.normal(size=3000).astype(np.float16),
     "complex": RNG.normal(size=600) + 1j,
@@ -67,7 +68,7 @@ def test_records_arrive_as_they_were() -> None:
         "metrics": MetricRecord({"m": 1, "n": 0.5, "o": [1.5, 2.5]}),
         "nothing": ArrayRecord(),
     })  # fmt: skip
-    got = travelled(records)
+    got: Any = travelled(records)
     assert got == records
     assert list(got) == list(records)
     assert list(got["weights"]) == list(ARRAYS)
@@ -117,7 +118,7 @@ def test_a_result_has_numpys_arrays() -> None:
 @pytest.mark.parametrize("name", ARRAYS)
 def test_a_mapped_array_is_flowers_in_all_that_can_be_seen(name: str) -> None:
     theirs = original(ARRAYS[name])
-    for use in (
+    uses: tuple[Callable[[Any], Any], ...] = (
         lambda a: a.numpy(),
         lambda a: a.data,
         lambda a: (a.dtype, a.shape, a.stype),
@@ -131,7 +132,8 @@ def test_a_mapped_array_is_flowers_in_all_that_can_be_seen(name: str) -> None:
         lambda a: ArrayRecord({"a": a}),
         lambda a: ArrayRecord({"a": a}).object_id,
         lambda a: ArrayRecord({"a": a}).count_bytes(),
-    ):
+    )
+    for use in uses:
         got, expected = use(mapped(theirs)), use(original(ARRAYS[name]))  # anew: to ask for its id changes it
         if isinstance(expected, np.ndarray):
             assert np.array_equal(got, expected)
