@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flsim import guard
+from flsim.allocator import keep_freed_memory
 from flsim.apps import Context
 from flsim.blackbox import BlackBox, BlackBoxes, black_box
 from flsim.breakpoints import refused_in_workers
@@ -202,6 +203,8 @@ def run_lease(frames: Frames, keep: Keep = copies) -> Frames:
     out: list[Any] = []
     outcomes = []
     restore = terms.generators == Generators.SEED_AND_RESTORE
+    if terms.folder and not kind.memory:  # what is kept would count as held, where that is limited
+        keep_freed_memory()
     with around_lease(kind.resources.threads, restore=restore) as printed, refused_in_workers():
         for message in messages:
             kept = partial(_kept, out, keep, message is messages[-1])

@@ -1,0 +1,1 @@
+"""Unmodified Flower apps on every backend of flsim."""

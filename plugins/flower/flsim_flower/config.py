@@ -1,0 +1,60 @@
+"""Configuration as Flower's users type it: ``k=1 k2="x y"``, or the path of a TOML file."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from flsim.errors import ConfigError
+from flsim.fleet import Scalar, flatten
+
+_PAIR = re.compile(r"""\s*([^\s=]+)=('[^']*'|"[^"]*"|\S+)(?=\s|$)""")
+
+
+def parse_config(flag: str, given: Sequence[str]) -> dict[str, Scalar]:
+    """Values by their key, flat; of a key that is given twice, the last.
+
+    Raises:
+        ConfigError: what is given is neither one ``.toml`` file nor pairs of ``key=value``, all of it.
+    """
+    if any(g.endswith(".toml") for g in given):
+        if len(given) > 1:
+            raise ConfigError(f"{flag} takes one .toml file, and nothing beside it")
+        return _of_file(flag, given[0])
+    config: dict[str, Scalar] = {}
+    for text in given:
+        config |= _of_pairs(flag, text)
+    return config
+
+
+def _of_file(flag: str, path: str) -> dict[str, Scalar]:
+    try:
+        return flatten(tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ConfigError) as e:
+        raise ConfigError(f"{flag} {path}: {e}") from None
+
+
+def _of_pairs(flag: str, text: str) -> dict[str, Scalar]:
+    pairs = []
+    at = 0
+    while rest := text[at:].strip():
+        pair = _PAIR.match(text, at)
+        if pair is None:
+            raise ConfigError(
+                f"{flag}: {rest!r} is not of the form key=value, without spaces around the =; "
+                "several are separated by spaces"
+            )
+        pairs.append((pair[1], pair[2]))
+        at = pair.end()
+    config: dict[str, Scalar] = {}
+    for key, value in pairs:
+        try:
+            config |= flatten(tomllib.loads(f"{key} = {value}"))
+        except tomllib.TOMLDecodeError as e:
+            hint = f'; a string has quotes: {key}="{value}"' if re.fullmatch(r"[\w./:-]+", value) else ""
+            raise ConfigError(f"{flag}: {key}={value} is no TOML ({e}){hint}") from None
+        except ConfigError as e:
+            raise ConfigError(f"{flag}: {e}") from None
+    return config
