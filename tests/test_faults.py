@@ -19,9 +19,10 @@ from installed import skip_without
 import flsim
 from flsim import ClientApp, ConfigRecord, Context, ErrorCode, Grid, Message, RecordDict, RunResult
 from flsim.errors import AppLoadError, BackendBroken
-from flsim.testing.apps import RAISED, RETURNED, note, notes
 from flsim.testing.apps import client as checks_client
+from flsim.testing.apps import note, notes
 from flsim.testing.watch import alive, children
+from flsim.testing.wrongs import RAISED
 
 BACKENDS = ["serial", "loky"]
 
@@ -45,36 +46,6 @@ def test_whatever_a_clientapp_raises_is_the_error_of_its_message_and_of_no_other
         assert codes(ask(grid, "echo")) == [None] * 3
 
     run(checks_client, main, nodes=3, backend=backend, cpus=1)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_each_return_that_is_no_reply_gets_the_code_that_says_so(backend: str) -> None:
-    expected = RETURNED | {"undecodable": ErrorCode.REPLY_UNDECODABLE}  # found in the driver
-
-    def main(grid: Grid, context: Context) -> None:
-        for what, code in expected.items():
-            (reply,) = ask(grid, "return", [2], what=what)
-            assert reply.error.code == code, what
-        assert codes(ask(grid, "echo")) == [None, None]
-
-    run(checks_client, main, nodes=2, backend=backend, cpus=1)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_content_that_a_worker_cannot_decode_is_that_messages_error(backend: str) -> None:
-    from flsim.testing.apps import Undecodable
-
-    def main(grid: Grid, context: Context) -> None:
-        bad, good = grid.send_and_receive([Message(Undecodable(), 2, "query.echo"), *_echoes([3])])
-        assert bad.error.code == ErrorCode.MESSAGE_UNDECODABLE
-        assert "this cannot be decoded" in bad.error.reason
-        assert good.has_content()
-
-    run(checks_client, main, nodes=2, backend=backend, cpus=1)
-
-
-def _echoes(nodes: list[int]) -> list[Message]:
-    return [Message(RecordDict({"plan": ConfigRecord({})}), n, "query.echo") for n in nodes]
 
 
 @pytest.mark.parametrize(("how", "said"), [("exit", "code 5"), ("kill", "SIGKILL"), ("segfault", "SIGSEGV")])

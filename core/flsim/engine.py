@@ -227,6 +227,8 @@ class Run:
         backend, self._backend, self._places = self._backend, None, None
         if backend is not None:
             backend.stop()
+        if self._sent is not None:
+            self._sent.boxes.close()
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)

@@ -15,6 +15,7 @@ from flsim.testing.checks import (  # isort: skip
     determinism as _10,  # noqa: F401
     ports as _11,  # noqa: F401
     payload as _12,  # noqa: F401
+    faults as _13,  # noqa: F401
 )
 from flsim.testing.checks.registry import CHECKS, Check, Result
 

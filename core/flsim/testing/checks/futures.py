@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from flsim.errors import Cause
 from flsim.message import ErrorCode
-from flsim.testing.apps import RAISED, RETURNED
 from flsim.testing.checks.registry import check
 from flsim.testing.checks.tools import (
     lost,
     values,
 )
 from flsim.testing.subject import Subject
+from flsim.testing.wrongs import RAISED, RETURNED
 
 
 @check(1)
@@ -53,6 +53,6 @@ def what_an_app_raises_or_returns_never_fails_the_future(subject: Subject) -> No
             error = desk.answer("raise", how=how).error
             assert error is not None and error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{how} gave {error}"
             assert how.split("(")[0] in error.reason, f"{how} is not named: {error.reason}"
-        for what, code in RETURNED.items():
+        for what, (code, _) in RETURNED.items():
             error = desk.answer("return", what=what).error
             assert error is not None and error.code == code, f"returning {what} gave {error}"
