@@ -44,6 +44,7 @@ class BlackBox:
         self._fd = 2
         self._head: mmap.mmap | bytearray = bytearray(HEAD.size)
         self._at = 0, 0
+        self._peak = 0
         if self.kept:
             self._fd = tempfile.mkstemp(prefix="worker-", dir=folder)[0]
             os.write(self._fd, self._head)  # so that there is room for it; words follow
@@ -55,11 +56,14 @@ class BlackBox:
     def at(self, lease: int, message: int = 0) -> None:
         """Say what this process is at: which lease, and which of its messages."""
         self._at = lease, message
+        self._peak = 0
         HEAD.pack_into(self._head, 0, lease, message, 0, self._pid)
 
-    def held(self, peak: int) -> None:
-        """Say how many bytes this message has held at most, as far as it was looked at."""
-        HEAD.pack_into(self._head, 0, *self._at, peak, self._pid)
+    def held(self, now: int) -> None:
+        """Say how many bytes this message holds: the most of it is kept."""
+        if now > self._peak:
+            self._peak = now
+            HEAD.pack_into(self._head, 0, *self._at, now, self._pid)
 
     def end_after(self, seconds: float) -> None:
         """End this process with its stack in the file, unless :meth:`go_on` comes first. Needs no GIL."""

@@ -1,4 +1,4 @@
-"""What a worker has started: found by its process group, and ended where it outlives the worker. By /proc, so on Linux."""
+"""What a worker has started: found by its process group, and ended where it outlives it. By /proc, so on Linux."""
 
 from __future__ import annotations
 

@@ -136,6 +136,16 @@ def begin(msg: Message, context: Context) -> Message:
     return reply(msg)
 
 
+@client.query("much")
+def much(msg: Message, context: Context) -> Message:
+    """Answer with so many ``mebibytes``, or with ``state`` leave them there."""
+    much = ConfigRecord({"much": bytes(int(plan(msg)["mebibytes"]) * 2**20)})
+    if "state" not in plan(msg):
+        return Message(RecordDict({"much": much}), reply_to=msg)
+    context.state["much"] = much
+    return reply(msg)
+
+
 @client.query("work")
 def work(msg: Message, context: Context) -> Message:
     """Note in which process, take ``seconds``, and draw a number."""

@@ -124,7 +124,7 @@ def _send_foreign(grid: Grid, context: Context) -> None:
     try:
         exec("class Foreign: ...", module.__dict__)
         nodes = list(grid.get_node_ids())
-        bad = Message(module.Foreign(), nodes[0], "query.echo")  # type: ignore[attr-defined]  # it has just been made
+        bad = Message(module.Foreign(), nodes[0], "query.echo")
         replies = grid.send_and_receive([bad, *(_asked(n, "threads") for n in nodes[1:])])
     finally:
         del sys.modules[module.__name__]
@@ -259,7 +259,7 @@ def _kill_workers(grid: Grid, context: Context) -> None:
     folder = Path(str(context.run_config["folder"]))
     signals = [int(s) for s in str(context.run_config["signals"]).split(",") if s]
     ended: list[int] = []
-    drawn = {}
+    drawn: dict[str, float] = {}
     for reply in grid.stream(_asked(n, "work", seconds=0.03, folder=str(folder)) for n in grid.get_node_ids()):
         assert reply.has_content(), f"a message failed because its worker was ended: {reply.error}"
         drawn[str(len(drawn))] = reply.content["values"]["drawn"]
