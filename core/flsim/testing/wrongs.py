@@ -48,6 +48,13 @@ class MovesTheTerminal(Exception):
         return "\x1b[2J\x1b]0;title\x07\nINFO all is well\r\x9b31m\u202e"
 
 
+class NoData(Exception):
+    """Says little."""
+
+    def __str__(self) -> str:
+        return "no data"
+
+
 class Base(BaseException):
     """Is no Exception."""
 
@@ -71,6 +78,7 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "KeyboardInterrupt": KeyboardInterrupt,
     "GeneratorExit": GeneratorExit,
     "StopIteration": StopIteration,
+    "NoData": NoData,
     "Base": lambda: Base("base"),
     "MemoryError": _memory,
     "RecursionError": _recursion,

@@ -14,6 +14,7 @@ from flsim.testing.checks import (  # isort: skip
     printing as _9,  # noqa: F401
     determinism as _10,  # noqa: F401
     ports as _11,  # noqa: F401
+    secrets as _11b,  # noqa: F401
     payload as _12,  # noqa: F401
     faults as _13,  # noqa: F401
 )

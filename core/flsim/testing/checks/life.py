@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+import time
+from collections import Counter
+from pathlib import Path
+from unittest import mock
 
 from flsim.errors import Cause
 from flsim.testing.apps import notes
@@ -51,6 +56,35 @@ def stop_may_be_called_twice_and_leaves_no_thread_and_no_process(subject: Subjec
         assert gone, f"child processes are left: {sorted(children() - processes)}"
         gone = until(lambda: not any(f.exists() for f in memory), 5)
         assert gone, f"shared memory is left: {[f.name for f in memory if f.exists()]}"
+
+
+@check(6)
+def what_starts_again_and_again_leaves_nothing(subject: Subject) -> None:
+    """Three starts and stops, or up to thirty within three seconds, leave no open file, thread, process, shared memory
+    or temporary file that was not there after the first."""
+
+    def there() -> Counter[str]:
+        return Counter(
+            {
+                "open files": len(list(Path("/proc/self/fd").iterdir())),
+                "threads": threading.active_count(),
+                "processes": len(children()),
+                "shared memory": len(shared_memory({os.getpid(), *children()})),
+                "temporary files": len(list(Path(tempfile.gettempdir()).iterdir())),
+            }
+        )
+
+    first: Counter[str] = Counter()
+    end = time.monotonic() + 3
+    with temporary_folder() as folder, mock.patch.object(tempfile, "tempdir", str(folder)):
+        for starts in range(31):
+            with subject.desk() as desk:
+                desk.start()
+                assert desk.answer("echo").error is None
+            first = first or there()  # it leaves what a library keeps for the next
+            if starts >= 3 and time.monotonic() > end:
+                break
+        assert until(lambda: not there() - first, 5), f"after {starts} more starts there are more: {there() - first}"
 
 
 @check(6, "isolation")
