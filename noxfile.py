@@ -165,7 +165,7 @@ def minimums(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def chaos(session: nox.Session) -> None:
-    """Workers killed every two seconds, messages that end theirs or hang: `nox -s chaos -- --backend loky --seconds 20`."""
+    """Workers are killed, messages end theirs or hang: `nox -s chaos -- --backend loky --seconds 20`."""
     session.install(*editable(".", *(f"backends/{b}" for b in BACKENDS)))
     session.run("python", "tests/chaos.py", *session.posargs)
 

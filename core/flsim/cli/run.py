@@ -132,6 +132,7 @@ def _run(plugins: Plugins, plan: Plan, out: TextIO | None) -> RunResult:
         with _terminated():
             return plan.run([started, *plan.observers(plugins, out)])
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is ended: another Ctrl-C would only disturb the exit
         print("interrupted: the run was ended", file=sys.stderr)
         raise typer.Exit(130) from None
     except _Terminated:
