@@ -21,7 +21,7 @@ from installed import skip_without
 import flsim
 from flsim import ClientApp, ConfigRecord, Context, ErrorCode, Grid, Message, RecordDict, RunResult
 from flsim.backend import BackendSpec, HostOptions
-from flsim.errors import AppLoadError, BackendBroken, Cause, WorkerLost
+from flsim.errors import BackendBroken, Cause, WorkerLost
 from flsim.fleet import Kind
 from flsim.payload import Frames
 from flsim.plan import Plan
@@ -56,18 +56,6 @@ def test_whatever_a_clientapp_raises_is_the_error_of_its_message_and_of_no_other
         assert codes(ask(grid, "echo")) == [None] * 3
 
     run(checks_client, main, nodes=3, backend=backend, cpus=1)
-
-
-@pytest.mark.parametrize(("how", "said"), [("exit", "code 5"), ("kill", "SIGKILL"), ("segfault", "SIGSEGV")])
-def test_a_message_that_ends_its_worker_is_tried_once_more_and_then_blamed(how: str, said: str, tmp_path: Path) -> None:
-    def main(grid: Grid, context: Context) -> None:
-        (dead,) = ask(grid, "die", [5], how=how, folder=str(tmp_path))
-        assert dead.error.code == ErrorCode.WORKER_DIED
-        assert said in dead.error.reason
-        assert codes(ask(grid, "echo")) == [None] * 10
-
-    run(checks_client, main)
-    assert len(notes(tmp_path)) == 2
 
 
 def test_a_poison_message_among_others_costs_at_most_three_deaths_and_nobody_else_an_attempt(tmp_path: Path) -> None:
@@ -108,40 +96,6 @@ def test_two_hundred_nodes_of_which_every_twentieth_ends_its_worker() -> None:
             assert codes(replies).count(None) == 190
 
     run(app, main, nodes=200)
-
-
-def test_a_worker_killed_from_outside_costs_no_message(tmp_path: Path) -> None:
-    app = ClientApp()
-    calls = str(tmp_path)
-
-    @app.query("work")
-    def work(msg: Message, context: Context) -> Message:
-        import time
-
-        note(calls, str(os.getpid()))
-        time.sleep(0.02)  # work, in the middle of which the worker is killed
-        return Message(RecordDict({"v": ConfigRecord({"draw": context.rng.random()})}), reply_to=msg)
-
-    def main(grid: Grid, context: Context) -> None:
-        content = RecordDict({"plan": ConfigRecord({})})
-        replies = []
-        killed: set[str] = set()
-        for reply in grid.stream(Message(content, n, "query.work") for n in grid.get_node_ids()):
-            replies.append(reply)
-            if len(replies) in (10, 30, 50):
-                pid = notes(tmp_path)[-1]
-                if pid not in killed and alive(int(pid)):
-                    os.kill(int(pid), signal.SIGKILL)
-                    killed.add(pid)
-        assert killed
-        assert codes(replies) == [None] * 80
-        context.state["draws"] = ConfigRecord({str(i): r.content["v"]["draw"] for i, r in enumerate(replies)})
-
-    def calm(grid: Grid, context: Context) -> None:
-        replies = ask(grid, "work")
-        context.state["draws"] = ConfigRecord({str(i): r.content["v"]["draw"] for i, r in enumerate(replies)})
-
-    assert run(app, main, nodes=80).digest == run(app, calm, nodes=80).digest
 
 
 class Faulty(SerialBackend):
@@ -312,33 +266,6 @@ NOTHING = """
     def train(msg, context):
         return Message(RecordDict(), reply_to=msg)
 """
-
-
-def test_an_app_that_loads_in_the_driver_and_not_in_a_worker_stops_the_run_with_the_workers_traceback(
-    tmp_path: Path,
-) -> None:
-    app = write_app(
-        tmp_path / "app", f"if os.getpid() != {os.getpid()}: raise RuntimeError('not on this host')\n", more=NOTHING
-    )
-    skip_without("loky")
-    with pytest.raises(AppLoadError, match=r"(?s)in worker .*:\d+:.*not on this host"):
-        flsim.run(app, backend="loky", quiet=True)
-
-
-def test_an_app_that_ends_its_worker_on_import_stops_the_run_after_five_workers(tmp_path: Path) -> None:
-    app = write_app(
-        tmp_path / "app",
-        f"""
-        if os.getpid() != {os.getpid()}:
-            open({str(tmp_path / "starts")!r}, "a").write("x")
-            os._exit(9)
-        """,
-        more=NOTHING,
-    )
-    skip_without("loky")
-    with pytest.raises(BackendBroken, match=r"5 workers in a row died before their first message.* code 9"):
-        flsim.run(app, backend="loky", options={"cpus": 2}, quiet=True)
-    assert len((tmp_path / "starts").read_text()) <= 8
 
 
 # ---- interrupted, from outside
