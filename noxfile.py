@@ -172,6 +172,13 @@ def minimums(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def chaos(session: nox.Session) -> None:
+    """Workers are killed, messages end theirs or hang: `nox -s chaos -- --backend loky --seconds 20`."""
+    session.install(*editable(".", *(f"backends/{b}" for b in BACKENDS)))
+    session.run("python", "tests/chaos.py", *session.posargs)
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Backends compared: `nox -s bench -- noop --scale tiny` gives its arguments to `flsim bench`."""
     session.install(*editable(".", *(f"backends/{b}" for b in BACKENDS), "plugins/bench[png]"))

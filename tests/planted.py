@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
+from typing import BinaryIO
 
 from flsim_pool.backend import PoolBackend
 
@@ -71,6 +72,26 @@ class LeaksAProcess(SerialBackend):
 
 LEAKED: list[subprocess.Popen[bytes]] = []
 """For the test that ends them."""
+
+
+class WritesTheJobDown(SerialBackend):
+    """What the workers are told lies in a file."""
+
+    def start(self, run: RunInfo) -> None:
+        super().start(run)
+        (run.folder / "job").write_bytes(run.job)
+
+
+class LeaksAFile(SerialBackend):
+    """Each start leaves a file open."""
+
+    def start(self, run: RunInfo) -> None:
+        super().start(run)
+        OPENED.append((run.folder / "log").open("wb"))
+
+
+OPENED: list[BinaryIO] = []
+"""For the test that closes them."""
 
 
 class HangsOnStop(SerialBackend):

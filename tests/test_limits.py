@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,19 @@ from helpers import ask, codes, server_of
 from installed import skip_without
 
 import flsim
-from flsim import ClientApp, ConfigRecord, Context, ErrorCode, Grid, Message, RecordDict, RunResult, stall, worker
+from flsim import (
+    ClientApp,
+    ConfigRecord,
+    Context,
+    ErrorCode,
+    Grid,
+    Message,
+    RecordDict,
+    RunResult,
+    engine,
+    stall,
+    worker,
+)
 from flsim.errors import ConfigError
 from flsim.events import Announced, Event, Observer
 from flsim.fleet import Fleet, Kind
@@ -165,6 +178,30 @@ def test_serial_says_once_that_it_cannot_end_what_hangs_or_takes_too_much() -> N
     ]
 
 
+def test_serial_lets_a_message_run_on_that_is_far_beyond_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "SILENCE", 0.05)
+
+    def main(grid: Grid, context: Context) -> None:
+        assert codes(ask(grid, "work", seconds=0.3, folder=context.run_config["folder"])) == [None]
+
+    with tempfile.TemporaryDirectory() as folder:
+        run(main, nodes=1, backend="serial", time_limit=0.01, config={"folder": folder})
+
+
+def test_a_reply_that_would_fill_the_drivers_memory_is_its_messages_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "host_memory", lambda: 2 * 2**20)
+
+    def main(grid: Grid, context: Context) -> None:
+        assert codes(ask(grid, "take", mebibytes=0, keep=False)) == [None] * 2
+        large = ask(grid, "much", mebibytes=2)
+        assert codes(large) == [ErrorCode.REPLY_TOO_LARGE] * 2
+        assert "are 2 MiB, and at most 1 MiB are taken" in large[0].error.reason
+        assert codes(ask(grid, "much", mebibytes=2, state=True)) == [ErrorCode.REPLY_TOO_LARGE] * 2
+
+    for backend in ("serial", "loky"):
+        run(main, nodes=2, backend=backend)
+
+
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan"), True, "long"])
 def test_a_time_limit_that_is_no_time_is_refused(seconds: Any) -> None:
     with pytest.raises(ConfigError, match="time_limit is a number of seconds, more than zero, not"):
@@ -247,7 +284,7 @@ def test_a_worker_that_something_else_kills_says_what_it_held() -> None:
     @app.query("killed")
     def killed(msg: Message, context: Context) -> Message:
         kept = bytearray(b"x") * (100 * 2**20)
-        time.sleep(0.3)  # so long that it is seen
+        time.sleep(0.5)  # so long that it is seen
         os.kill(os.getpid(), signal.SIGKILL)
         return Message(RecordDict({"kept": ConfigRecord({"n": len(kept)})}), reply_to=msg)
 
@@ -258,7 +295,7 @@ def test_a_worker_that_something_else_kills_says_what_it_held() -> None:
         held = int(reply.error.reason.rpartition("it had held up to ")[2].removesuffix(" MiB"))
         assert 100 < held < 400
 
-    run(main, app, nodes=1, resources={"memory": "1GiB"})
+    run(main, app, nodes=1)
 
 
 def test_a_crash_says_where_it_was() -> None:

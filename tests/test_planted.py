@@ -1,6 +1,7 @@
 """The contract suite finds each planted fault; and a suite that found none would be worth nothing."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,8 @@ FOUND_BY = {
     planted.RunsTooManyAtOnce: "no_place_has_more_than_the_options_give",
     planted.IgnoresAResource: "a_resource_that_there_is_not_is_refused",
     planted.LeaksAProcess: "stop_may_be_called_twice_and_leaves_no_thread_and_no_process",
+    planted.WritesTheJobDown: "what_is_secret_is_in_no_file_no_argument_and_no_output",
+    planted.LeaksAFile: "what_starts_again_and_again_leaves_nothing",
     planted.HangsOnStop: "stop_may_be_called_twice_and_leaves_no_thread_and_no_process",
     planted.DropsEqualSubmissions: "equal_submissions_both_run",
     planted.MixesUpSeeds: "seeds_are_of_the_node_and_its_count",
@@ -32,10 +35,14 @@ def what_is_leaked_on_purpose_ends() -> Iterator[None]:
         process.kill()
         process.wait()
     planted.LEAKED.clear()
+    for file in planted.OPENED:
+        file.close()
+    planted.OPENED.clear()
 
 
 @pytest.mark.parametrize("cls", FOUND_BY, ids=lambda cls: cls.__name__)
-def test_a_planted_fault_is_found(cls: type[Backend]) -> None:
+def test_a_planted_fault_is_found(cls: type[Backend], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for a driver of its own
     (check,) = (c for c in CHECKS if c.name == FOUND_BY[cls])
     result = check.result(Subject(planted.spec_of(cls), {"cpus": 2.0}, patience=3))
     assert result.outcome == "failed", f"{cls.__doc__} is not found by {check.name}"

@@ -17,9 +17,11 @@ from pathlib import Path
 
 from flsim.envelope import clean
 from flsim.errors import Cause, WorkerLost
+from flsim.family import end_orphans, lead_group
 
-HEAD = struct.Struct("=QQQ")
-"""The beginning of the file, which is written over: the lease, the message, and the bytes of memory held at most."""
+HEAD = struct.Struct("=QQQQ")
+"""The beginning of the file, which is written over: the lease, the message, the bytes of memory held at most, and the
+pid."""
 
 WORDS = 16 * 1024
 """Bytes read of what follows."""
@@ -42,20 +44,26 @@ class BlackBox:
         self._fd = 2
         self._head: mmap.mmap | bytearray = bytearray(HEAD.size)
         self._at = 0, 0
+        self._peak = 0
         if self.kept:
             self._fd = tempfile.mkstemp(prefix="worker-", dir=folder)[0]
             os.write(self._fd, self._head)  # so that there is room for it; words follow
             self._head = mmap.mmap(self._fd, HEAD.size)  # it is written for each message, and so without a call
+            lead_group()
+        self._pid = os.getpid()
         faulthandler.enable(self._fd)
 
     def at(self, lease: int, message: int = 0) -> None:
         """Say what this process is at: which lease, and which of its messages."""
         self._at = lease, message
-        HEAD.pack_into(self._head, 0, lease, message, 0)
+        self._peak = 0
+        HEAD.pack_into(self._head, 0, lease, message, 0, self._pid)
 
-    def held(self, peak: int) -> None:
-        """Say how many bytes this message has held at most, as far as it was looked at."""
-        HEAD.pack_into(self._head, 0, *self._at, peak)
+    def held(self, now: int) -> None:
+        """Say how many bytes this message holds: the most of it is kept."""
+        if now > self._peak:
+            self._peak = now
+            HEAD.pack_into(self._head, 0, *self._at, now, self._pid)
 
     def end_after(self, seconds: float) -> None:
         """End this process with its stack in the file, unless :meth:`go_on` comes first. Needs no GIL."""
@@ -114,9 +122,9 @@ class BlackBoxes:
             limit: the ``time_limit`` of each message of the lease.
             seconds: since the lease was pulled.
         """
+        found = self._take(lease)
         if not lost.cause.charges:
             return lost
-        found = self._take(lease)
         if found is None:
             if self._near:  # it would have left one, had it begun
                 return WorkerLost(Cause.NOT_STARTED, lost.detail)
@@ -124,23 +132,50 @@ class BlackBoxes:
                 text = f"{_over(limit)}, as far as can be told from here: its worker died, and its log says of what"
                 return WorkerLost(Cause.TIME_LIMIT, text)
             return lost
-        peak, words = found
+        message, peak, words = found
+        if not message:  # it was still loading the app
+            return WorkerLost(Cause.NOT_STARTED, str(lost), words)
         if words.startswith(_OVER_TIME):
             return WorkerLost(Cause.TIME_LIMIT, _over(limit), words)
         if words.startswith(OVER_MEMORY):
             return WorkerLost(Cause.MEMORY, words.removeprefix(OVER_MEMORY).strip())
         held = f"; it had held up to {mebibytes(peak)}" if peak else ""
-        return WorkerLost(lost.cause, f"{lost}{held}", words)
+        crash = next((name for begins, name in _CRASHES.items() if words.startswith(begins)), "")
+        known = f" ({crash})" if crash and crash not in str(lost) else ""
+        return WorkerLost(Cause.SIGNAL if crash else lost.cause, f"{lost}{known}{held}", words)
 
-    def _take(self, lease: int) -> tuple[int, str] | None:
-        """The box of the worker that was at this lease: the memory it held at most, and the words in it."""
+    def close(self) -> None:
+        """The run is over, and its workers are dead, or others'."""
+        for file in self.folder.glob("worker-*"):
+            _end_family(file.read_bytes()[: HEAD.size])
+
+    def _take(self, lease: int) -> tuple[int, int, str] | None:
+        """The box of the worker that was at this lease: at which message, the memory it held at most, and the words in
+        it. What the worker has started is ended."""
         for file in self.folder.glob("worker-*"):
             with file.open("rb") as f:
                 head = f.read(HEAD.size)
                 if len(head) == HEAD.size and HEAD.unpack(head)[0] == lease:
                     file.unlink()
-                    return HEAD.unpack(head)[2], clean(f.read(WORDS).decode(errors="replace"), WORDS)
+                    _end_family(head)
+                    return *HEAD.unpack(head)[1:3], clean(f.read(WORDS).decode(errors="replace"), WORDS)
         return None
+
+
+_CRASHES = {
+    "Fatal Python error: Segmentation fault": "SIGSEGV",
+    "Fatal Python error: Bus error": "SIGBUS",
+    "Fatal Python error: Aborted": "SIGABRT",
+    "Fatal Python error: Floating": "SIGFPE",  # "exception", or "point exception", by the version of Python
+    "Fatal Python error: Illegal instruction": "SIGILL",
+}
+"""How faulthandler begins, and the signal that it has seen: not every backend is told of it."""
+
+
+def _end_family(head: bytes) -> None:
+    pid = HEAD.unpack(head)[3] if len(head) == HEAD.size else 0
+    if pid:
+        end_orphans(pid)
 
 
 def _over(limit: float | None) -> str:

@@ -26,6 +26,7 @@ from flsim.events import Observers, RunFinished, RunStarted
 from flsim.fleet import Fleet
 from flsim.folder import HeldFolder
 from flsim.grid import Grid
+from flsim.host import host_memory
 from flsim.job import Job, JobKind, job_digest
 from flsim.linkstate import LinkState
 from flsim.message import SERVER_NODE_ID
@@ -38,6 +39,9 @@ from flsim.worker import JobSent, worker_loop
 
 if TYPE_CHECKING:
     from flsim.plan import Plan
+
+LARGEST_REPLY = 0.5
+"""Share of what the driver may hold in memory that one reply may have: a larger one would be its end."""
 
 T = TypeVar("T")
 
@@ -186,7 +190,7 @@ class Run:
             generators = Generators.SEED_AND_RESTORE if alone else Generators.LEAVE
         isolated = "isolation" in spec.honours
         boxes = BlackBoxes(folder, near="hosts" not in spec.honours)
-        self._sent = JobSent(job, job_digest(job), generators, boxes, isolated)
+        self._sent = JobSent(job, job_digest(job), generators, boxes, isolated, "abort" in spec.honours)
         if generators is Generators.LEAVE:
             self._link.announce(
                 f"backend {spec.name} runs several ClientApps in one process: the global random generators "
@@ -240,6 +244,8 @@ class Run:
         backend, self._backend, self._places = self._backend, None, None
         if backend is not None:
             backend.stop()
+        if self._sent is not None:
+            self._sent.boxes.close()
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
@@ -258,7 +264,8 @@ class Run:
         archives = {}
         if "hosts" in plan.spec.honours:
             archives = {r.code.digest: r.code.archive() for r in references}
-        job = Job(self._run_id, plan.seed, self._fleet.nodes, dict(plan.project.config), kinds, archives)
+        largest = int(LARGEST_REPLY * host_memory())
+        job = Job(self._run_id, plan.seed, self._fleet.nodes, dict(plan.project.config), kinds, archives, largest)
         try:
             return job.encoded()
         except Exception as e:  # whatever the pickling of the user's ClientApp raises

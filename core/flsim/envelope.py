@@ -43,7 +43,8 @@ def traceback_of(error: BaseException) -> str:
         lines = traceback.format_exception(type(error), error, frames)
     except BaseException:  # as in describe: formatting calls the user's __str__ and __repr__
         lines = [*traceback.format_tb(frames), describe(error)]
-    text = "".join(lines)
+    # An endless text of the exception's own must not push out where it was raised.
+    text = "".join([line if len(line) <= TEXT_LIMIT else f"{line[:TEXT_LIMIT]}…\n" for line in lines])
     return clean(text if len(text) <= TRACEBACK_LIMIT else "…" + text[-TRACEBACK_LIMIT:], TRACEBACK_LIMIT + 1)
 
 

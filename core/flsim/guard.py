@@ -15,6 +15,9 @@ from flsim.host import host_cpus, host_memory
 LOOK_EVERY = 0.05
 """Seconds between two looks while a message with a limit runs."""
 
+NOTE_EVERY = 0.2
+"""… and while one without a limit does, so that it is known what a worker held that something else has killed."""
+
 HOLDS = 0.8
 """Share of its limit above which a process that holds it between messages is replaced, …"""
 
@@ -62,15 +65,18 @@ class MemoryGuard:
     def __init__(self) -> None:
         self._change = threading.Condition()
         self._watched: tuple[BlackBox, int] | None = None
-        self._peak = 0
         threading.Thread(target=self._watch, name="flsim-memory", daemon=True).start()
 
     def begin(self, box: BlackBox, limit: int) -> None:
         """A message begins that may hold ``limit`` bytes."""
         with self._change:
             self._watched = box, limit
-            self._peak = 0
             self._change.notify()
+
+    def note(self, box: BlackBox | None) -> None:
+        """What this process holds is written to ``box`` now and then, until None comes in its place."""
+        with self._change:
+            self._watched = None if box is None else (box, 0)
 
     def end(self) -> None:
         """It has ended: what it holds at that moment is looked at, too."""
@@ -82,7 +88,8 @@ class MemoryGuard:
         with self._change:
             while True:
                 self._look()
-                self._change.wait(LOOK_EVERY if self._watched is not None else None)
+                limited = self._watched is not None and self._watched[1]
+                self._change.wait(LOOK_EVERY if limited else NOTE_EVERY)
 
     def _look(self) -> None:
         if self._watched is None:
@@ -90,10 +97,8 @@ class MemoryGuard:
         box, limit = self._watched
         started = _started()
         now = held() + sum(map(held, started))
-        if now > self._peak:
-            self._peak = now
-            box.held(now)
-        if now > limit:
+        box.held(now)
+        if limit and now > limit:
             for pid in started:  # or they would keep what they hold
                 with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
                     os.kill(int(pid), signal.SIGKILL)

@@ -50,6 +50,8 @@ class Job:
     kinds: tuple[JobKind, ...]
     archives: Mapping[str, bytes] = field(default_factory=dict)
     """The apps' files by digest, for hosts that do not have them."""
+    largest: int = 0
+    """Bytes that a reply may have, its node's state included; 0: there is no limit."""
 
     def encoded(self) -> bytes:
         """The bytes that :func:`prepare` takes. Raises whatever pickling the ClientApps raises."""

@@ -60,15 +60,14 @@ class Places:
         """
         await self.update()
         end = self._link.loop.time() + self._backend.patience
-        if self._backend.patience and self._empty():
+        if self._backend.patience and self._empty() and not self._wrong():
             self._announce(f"there is no worker yet: waiting up to {self._backend.patience:g} s for the first")
-            while self._empty() and (left := end - self._link.loop.time()) > 0:
+            while self._empty() and not self._wrong() and (left := end - self._link.loop.time()) > 0:
                 self._updated.clear()
                 # The backend's `changed` comes before there is a Run to hear it, so it is asked again now and then.
                 await asyncio.wait([self._link.loop.create_task(self._updated.wait())], timeout=min(left, 0.5))
                 await self.update()
-        problems = sorted({p for p in self._problems.values() if p})
-        if problems:
+        if problems := self._wrong():
             raise BackendBroken("workers cannot be used as they are:\n" + "\n".join(problems))
         for i, kind in enumerate(self._link.fleet.kinds):
             if not self._link.heart.at_once(i):
@@ -110,6 +109,9 @@ class Places:
         wrong = [f"{k} is {v}, here {ours[k]}" for k, v in host.versions.items() if v != ours[k]]
         wrong += host.missing
         return f"worker {host.worker}: {'; '.join(wrong)}" if wrong else ""
+
+    def _wrong(self) -> list[str]:
+        return sorted({p for p in self._problems.values() if p})
 
     def _empty(self) -> bool:
         return not any(p.leases and p.resources.cpus for p in self.known)

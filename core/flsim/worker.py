@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flsim import guard
 from flsim.allocator import keep_freed_memory
 from flsim.apps import Context
-from flsim.blackbox import BlackBox, BlackBoxes, black_box
+from flsim.blackbox import BlackBox, BlackBoxes, black_box, mebibytes
 from flsim.breakpoints import refused_in_workers
 from flsim.envelope import Generators, around_lease, describe, seed_globals, traceback_of
 from flsim.errors import AppLoadError, BackendBroken, NoRoom, WorkerLost
@@ -68,6 +68,8 @@ class JobSent:
     boxes: BlackBoxes
     own_process: bool
     """Whether a lease has a process of its own."""
+    aborts: bool
+    """Whether the backend can end a lease."""
 
 
 async def worker_loop(link: LinkState, backend: Backend, sent: JobSent, kind: int) -> None:
@@ -81,7 +83,7 @@ async def _run(link: LinkState, backend: Backend, sent: JobSent, kind: int, leas
     whose waiters raise it."""
     need, limit = link.heart.needs[kind], link.fleet.kinds[kind].time_limit
     folder = str(sent.boxes.folder) if sent.own_process else ""
-    overdue = None if limit is None else limit * len(lease.entries) + SILENCE
+    overdue = limit * len(lease.entries) + SILENCE if limit is not None and sent.aborts else None
     try:
         frames = pack_lease(_packed(lease, link), Terms(lease.id, folder, sent.digest, kind, sent.generators))
         result = await send(link, backend, frames, need, lease.place, lease.devices, overdue)
@@ -205,7 +207,8 @@ def run_lease(frames: Frames, keep: Keep = copies) -> Frames:
     restore = terms.generators == Generators.SEED_AND_RESTORE
     if terms.folder and not kind.memory:  # what is kept would count as held, where that is limited
         keep_freed_memory()
-    with around_lease(kind.resources.threads, restore=restore) as printed, refused_in_workers():
+    noted = contextlib.nullcontext() if box is None or kind.memory else _noted(box)
+    with around_lease(kind.resources.threads, restore=restore) as printed, refused_in_workers(), noted:
         for message in messages:
             kept = partial(_kept, out, keep, message is messages[-1])
             if box is None:
@@ -225,6 +228,16 @@ _NO_LIMITS = contextlib.nullcontext()
 def _limits(kind: JobKind, box: BlackBox) -> contextlib.AbstractContextManager[None]:
     """Hold one message to what its kind may take of time and memory: what exceeds it ends this process."""
     return _limited(kind, box) if kind.memory or kind.time_limit is not None else _NO_LIMITS
+
+
+@contextlib.contextmanager
+def _noted(box: BlackBox) -> Iterator[None]:
+    """Note what a lease without a limit of memory holds."""
+    guard.memory_guard().note(box)
+    try:
+        yield
+    finally:
+        guard.memory_guard().note(None)
 
 
 @contextlib.contextmanager
@@ -315,8 +328,13 @@ def _answer(
             state_part = None
     except BaseException as e:
         return failed(ErrorCode.REPLY_UNENCODABLE, unencodable(what, e), traceback_of(e))
+    beside = [*raws, *(state_part[1] if state_part else ())]
+    size = len(pickled) + (len(state_part[0]) if state_part else 0) + sum(raw.nbytes for raw in beside)
+    if job.largest and size > job.largest:
+        most = f"at most {mebibytes(job.largest)} are taken, which is half of what the driver may hold"
+        return failed(ErrorCode.REPLY_TOO_LARGE, f"the reply and the node's state are {mebibytes(size)}, and {most}")
     try:
-        wheres = kept([*raws, *(state_part[1] if state_part else ())]) if raws or (state_part and state_part[1]) else ()
+        wheres = kept(beside) if beside else ()
     except BaseException as e:  # it is the backend's; that there is no room is the most that is to be expected
         reason = f"worker {worker_name()} cannot keep the reply: {describe(e)}"
         return failed(ErrorCode.REPLY_UNENCODABLE, reason, traceback_of(e))

@@ -8,6 +8,7 @@ process kills itself with all that it has started.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -101,7 +102,7 @@ async def serve(launch: Launch) -> str:
 
 def main() -> None:
     """Be the launcher."""
-    # Outside of the process group that is killed in the end: it removes the semaphores that those processes leave.
+    # Outside of the session that is killed in the end: it removes the semaphores that those processes leave.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     resource_tracker.ensure_running()  # which unblocks signals on its way
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -124,7 +125,28 @@ def _end_with_driver() -> None:
 
 
 def _end() -> None:
-    os.killpg(0, signal.SIGKILL)
+    end_session(os.getpid())
+    os._exit(1)
+
+
+def end_session(leader: int) -> None:
+    """Kill all processes of a session but this one. A worker leads a process group of its own, with what its
+    ClientApps have started."""
+    import psutil
+
+    killed: set[int] = set()
+    while others := {pid for pid in psutil.pids() if _session(pid) == leader} - killed - {os.getpid()}:
+        for pid in others:
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(pid, signal.SIGKILL)
+        killed |= others
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:  # it has ended meanwhile
+        return -1
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flsim.errors import BackendBroken
-from flsim_dask.launcher import READY, Launch
+from flsim_dask.launcher import READY, Launch, end_session
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -91,9 +89,8 @@ class LocalCluster:
 
     def stop(self) -> None:
         """Kill all its processes, and wait until they are gone."""
-        self._process.kill()  # before it starts any more; and it may not yet lead the process group …
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # … of all the others
+        self._process.kill()  # before it starts any more
+        end_session(self._process.pid)
         self._process.wait()
         self._listener.join(AFTERMATH)
         for pipe in (self._process.stdin, self._process.stdout):

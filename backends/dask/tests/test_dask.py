@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
@@ -26,18 +26,22 @@ from flsim_dask.connection import Connection
 from flsim_dask.plugin import SPEC
 
 import flsim
+from flsim import stall
 from flsim.apps import Context, ServerApp
 from flsim.errors import BackendBroken, Cause, ConfigError, UnsupportedResources, WorkerLost
+from flsim.events import Announced, Event
 from flsim.fleet import Kind
 from flsim.grid import Grid
 from flsim.message import Message
 from flsim.options import make_options
+from flsim.plan import Plan
+from flsim.project import Project
 from flsim.records import ConfigRecord, RecordDict
 from flsim.resources import Resources
 from flsim.testing import CHECKS, BackendContract, Desk, Subject
 from flsim.testing.apps import client, held, notes
 from flsim.testing.checks import Check
-from flsim.testing.watch import alive, children, command, kill, listening, until
+from flsim.testing.watch import alive, children, command, listening, until
 from flsim_serial.plugin import flsim_backends as serial
 
 if TYPE_CHECKING:
@@ -62,6 +66,8 @@ ON_THIS_HOST = {  # checks that come to something else there than on a cluster t
     "the_result_is_that_of_any_number_of_workers",
     "deaths_do_not_change_the_result",
     "nothing_listens_beyond_this_host",
+    "what_is_secret_is_in_no_file_no_argument_and_no_output",
+    "what_a_clientapp_has_started_ends_with_its_worker",
 }
 
 
@@ -122,20 +128,105 @@ def test_a_custom_resource_is_found_where_it_is(cluster: Cluster, tmp_path: Path
         run(2)
 
 
-@pytest.mark.parametrize("how", ["killed", "retired"])
+@pytest.mark.parametrize("how", ["killed with its nanny", "retired"])
 def test_a_worker_that_goes_in_mid_run_costs_no_reply(other: Cluster, tmp_path: Path, how: str) -> None:
     other.start(("--nthreads", "1"), ("--nthreads", "1"))
 
     def go() -> None:
-        with other.client() as client:
-            if how == "retired":
+        if how == "retired":
+            with other.client() as client:
                 client.retire_workers(list(client.scheduler_info(n_workers=-1)["workers"])[:1])
-            else:
-                kill(next(iter(client.run(os.getpid).values())))
+        else:
+            other.kill(other.processes[-1])
 
     result = joined(other).run(during(lambda: len(notes(tmp_path)) > 4, go), config=plan(tmp_path, 0.05))
     assert (result.sent, result.answered) == (20, 20)
     assert len(notes(tmp_path)) >= 20
+
+
+def test_a_cluster_that_shrinks_and_grows_gives_the_digest_of_one_that_stays(other: Cluster, tmp_path: Path) -> None:
+    """And while no worker is left that has what a message needs, the report says so."""
+    other.start(("--nthreads", "1", "--resources", "licence=1"), ("--nthreads", "1"))
+    kinds = [Kind("licensed", client, 6, Resources(custom={"licence": 1})), Kind("other", client, 6)]
+
+    def server(change: Callable[[int], None]) -> ServerApp:
+        made = ServerApp()
+
+        @made.main()
+        def main(grid: Grid, context: Context) -> None:
+            asked = RecordDict({"plan": ConfigRecord(plan(tmp_path, 0.05))})
+            for i, reply in enumerate(grid.stream(Message(asked, n, "query.work") for n in grid.get_node_ids())):
+                context.state[str(i)] = reply.content["values"]
+                change(i)
+
+        return made
+
+    def change(i: int) -> None:
+        if i == 1:
+            other.kill(other.processes[1])  # the one that has the licence
+            threading.Timer(2.0, other.add, ("--nthreads", "1", "--resources", "licence=1")).start()
+
+    told = Announcements()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stall, "AFTER", 0.5)
+        project = Project("app", server(change), tuple(kinds), declared=False)
+        changed = Plan(project, SPEC, make_options(SPEC, {"scheduler": other.address}), 7).run([told])
+    stayed = Subject(serial()[0], {"cpus": 1, "custom": {"licence": 1.0}}).run(server(lambda i: None), kinds=kinds)
+    assert changed.answered == 12
+    assert changed.digest == stayed.digest
+    assert any("which fit nowhere" in text and "licence" in text for text in told.texts), told.texts
+
+
+class Announcements:
+    """Keeps what the user is told."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def on(self, events: Sequence[Event]) -> None:
+        self.texts += [e.text for e in events if isinstance(e, Announced)]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_worker_with_other_versions_is_refused_with_what_differs(
+    other: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "sitecustomize.py").write_text(
+        "from importlib import metadata\nreal = metadata.version\n"
+        "metadata.version = lambda name: '0.0.1' if name == 'flsim-engine' else real(name)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "old"))
+    other.start(("--nthreads", "1"))
+    with pytest.raises(BackendBroken, match=r"worker .*: flsim-engine is 0\.0\.1, here "):
+        joined(other).run(echo_all)
+
+
+DISCONNECTS = """
+import atexit, sys
+from flsim import ClientApp, Message, RecordDict, ServerApp
+server, client = ServerApp(), ClientApp()
+@client.query()
+def answer(msg, context):
+    if context.node_id == 3:
+        from distributed import get_client
+        atexit.register(sys.exit, 7)
+        get_client().close()
+    return Message(RecordDict(), reply_to=msg)
+@server.main()
+def main(grid, context):
+    for _ in range(2):
+        replies = grid.send_and_receive(Message(RecordDict(), n, "query") for n in grid.get_node_ids())
+        assert not [r for r in replies if r.has_error() and r.metadata.src_node_id != 3], replies
+"""
+
+
+def test_a_clientapp_that_closes_the_client_of_its_worker_costs_no_other_message(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(DISCONNECTS)
+    result = flsim.run(tmp_path / "app.py", nodes=12, backend="dask", options={"cpus": 2}, quiet=True)
+    assert result.answered >= 22
 
 
 def test_workers_that_join_are_waited_for_at_the_start_and_get_work_later(other: Cluster, tmp_path: Path) -> None:
@@ -330,11 +421,16 @@ def test_a_local_cluster_listens_on_loopback_alone_and_the_driver_on_nothing(loc
     assert {address.split()[0] for address in found} == {"127.0.0.1"}
 
 
-def test_a_local_cluster_refuses_strangers(local: Desk) -> None:
+def test_a_local_cluster_refuses_strangers(local: Desk, tmp_path: Path) -> None:
+    other: Any = Security.temporary()  # a certificate, and another one than the cluster's
+    certificate = tmp_path / "other.pem"
+    certificate.write_text(other.tls_client_cert + other.tls_client_key)
     for address in listening(of_local()):
-        assert is_closed_to_strangers(*address.split()), f"{address} talks to strangers"
+        host, port = address.split()
+        for shown in (None, certificate):
+            assert is_closed_to_strangers(host, port, shown), f"{address} talks to strangers with certificate {shown}"
     with pytest.raises(OSError, match="certificate"):
-        Connection(local.place().name, Security.temporary(), None)
+        Connection(local.place().name, other, None)
 
 
 def test_a_client_app_may_have_children_and_one_that_takes_too_much_memory_is_ended(tmp_path: Path) -> None:
@@ -576,8 +672,8 @@ def of_local() -> set[int]:
     return launchers.union(*map(children, launchers))
 
 
-def is_closed_to_strangers(host: str, port: str) -> bool:
-    """Whether it answers neither Dask's protocol, nor TLS without a certificate, nor tells anything by HTTP."""
+def is_closed_to_strangers(host: str, port: str, certificate: Path | None) -> bool:
+    """Whether it answers neither Dask's protocol, nor TLS with this certificate, nor tells anything by HTTP."""
     address = host, int(port)
     with socket.create_connection(address, timeout=5) as plain:
         plain.sendall(b"GET /json/identity.json HTTP/1.0\r\n\r\n")
@@ -586,11 +682,16 @@ def is_closed_to_strangers(host: str, port: str) -> bool:
         return answer.startswith(b"HTTP/1.1 404")
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if certificate is not None:
+        context.load_cert_chain(certificate)
     try:
         with socket.create_connection(address, timeout=5) as raw, context.wrap_socket(raw) as encrypted:
             return not encrypted.recv(1)
     except ssl.SSLError as e:
-        return "CERTIFICATE_REQUIRED" in str(e) or "certificate required" in str(e)
+        return any(
+            text in str(e).lower()
+            for text in ("certificate_required", "certificate required", "unknown ca", "unknown_ca")
+        )
 
 
 def _received(connection: socket.socket) -> bytes:

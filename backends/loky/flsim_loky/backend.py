@@ -249,6 +249,9 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 def _begin(driver_lives: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Else it is loky's own, of which a child that a ClientApp spawns knows nothing: each would die as it starts, and a
+    # Pool would start them for ever.
+    multiprocessing.set_start_method("spawn", force=True)
     threading.Thread(target=_end_with_driver, args=(driver_lives,), name="flsim-lifeline", daemon=True).start()
 
 
@@ -257,6 +260,8 @@ def _end_with_driver(driver_lives: Connection) -> None:
     try:
         driver_lives.recv_bytes()
     except (EOFError, OSError):
+        if os.getpgrp() == os.getpid():  # since its first lease: what ClientApps have started ends with it
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
 

@@ -16,7 +16,6 @@ import sys
 import sysconfig
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from flsim.options import make_options
 from flsim.resources import Resources
 from flsim.testing import CHECKS, BackendContract, Subject
 from flsim.testing.apps import client as checks_client
-from flsim.testing.apps import held, note, notes
+from flsim.testing.apps import held, notes
 from flsim.testing.checks import Check
 from flsim.testing.watch import alive, children, kill, until
 
@@ -189,31 +188,33 @@ def test_the_cluster_of_this_host_is_found_by_auto(head: Head, monkeypatch: pyte
     assert run(draw, nodes=2, address="auto").answered == 4
 
 
-def test_a_worker_that_is_killed_in_the_middle_of_a_run_costs_no_message(head: Head, tmp_path: Path) -> None:
-    client = ClientApp()
-    calls = str(tmp_path)
+DISCONNECTS = """
+import sys, flsim
+from flsim import ClientApp, Message, RecordDict, ServerApp
+server, client = ServerApp(), ClientApp()
+@client.query()
+def answer(msg, context):
+    if context.node_id == 3:
+        import atexit, ray
+        atexit.register(sys.exit, 7)
+        ray.shutdown()
+    return Message(RecordDict(), reply_to=msg)
+@server.main()
+def main(grid, context):
+    for _ in range(2):
+        replies = grid.send_and_receive(Message(RecordDict(), n, "query") for n in grid.get_node_ids())
+        errors = [r for r in replies if r.has_error()]
+        assert not [r for r in errors if r.metadata.src_node_id != 3], errors
+result = flsim.run(server, client, nodes=12, backend="ray", options={"address": sys.argv[1]}, quiet=True)
+print(result.answered >= 22)
+"""
 
-    @client.query("work")
-    def work(msg: Message, context: Context) -> Message:
-        note(calls, str(os.getpid()))
-        time.sleep(0.05)  # work, in the middle of which the worker is killed
-        return Message(RecordDict({"v": ConfigRecord({"node": context.node_id})}), reply_to=msg)
 
-    killed = set()
-
-    def main(grid: Grid, context: Context) -> None:
-        nodes = []
-        for reply in grid.stream(Message(RecordDict(), n, "query.work") for n in grid.get_node_ids()):
-            nodes.append(reply.content["v"]["node"])
-            pid = int(notes(tmp_path)[-1])
-            if len(nodes) % 20 == 0 and pid not in killed:
-                killed.add(pid)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        assert nodes == list(grid.get_node_ids())
-
-    assert run(main, client, nodes=80, address=head.address).answered == 80
-    assert killed
+def test_a_clientapp_that_shuts_ray_down_costs_no_other_message(head: Head) -> None:
+    """And a script on stdin, without a guard, runs what it defines."""
+    command = [sys.executable, "-", head.address]
+    done = subprocess.run(command, input=DISCONNECTS, capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
 def test_large_arrays_are_read_in_place_on_both_sides(head: Head) -> None:
@@ -364,6 +365,7 @@ ON_THIS_HOST = {  # checks that come to something else there than on a cluster t
     "stop_ends_the_workers_also_at_work",
     "what_start_started_ends_with_a_driver_that_is_killed",
     "nothing_listens_beyond_this_host",
+    "what_is_secret_is_in_no_file_no_argument_and_no_output",
 }
 
 
@@ -415,7 +417,8 @@ except Exception as e:
 """
 
 
-def test_a_stranger_on_this_host_is_refused() -> None:
+def test_a_stranger_on_this_host_is_refused(tmp_path: Path) -> None:
+    """Without a token, and with another one."""
     with Subject(SPEC, {"cpus": 1.0}).desk() as desk:
         desk.start()
         assert stat.S_IMODE(desk.info.folder.stat().st_mode) == 0o700
@@ -425,12 +428,15 @@ def test_a_stranger_on_this_host_is_refused() -> None:
         address = ray.get_runtime_context().gcs_address
         env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         env |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_NUM_REDIS_GET_RETRIES": "1"}
-        stranger = subprocess.run(
-            [sys.executable, "-c", STRANGER, address], env=env, capture_output=True, text=True, check=False
-        )
-        assert stranger.returncode == 1
-        assert "refused" in stranger.stderr
-        assert "InvalidAuthToken" in stranger.stderr
+        wrong = tmp_path / "token"
+        wrong.write_text(TOKEN)
+        for more in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(wrong)}):
+            stranger = subprocess.run(
+                [sys.executable, "-c", STRANGER, address], env=env | more, capture_output=True, text=True, check=False
+            )
+            assert stranger.returncode == 1
+            assert "refused" in stranger.stderr
+            assert "InvalidAuthToken" in stranger.stderr
         assert desk.answer("echo").error is None
 
 

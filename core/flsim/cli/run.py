@@ -160,6 +160,7 @@ def _run(plugins: Plugins, plan: Plan, out: TextIO | None) -> RunResult:
         with _terminated():
             return plan.run([started, *plugins.observers(view)], view.run_dir)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is ended: another Ctrl-C would only disturb the exit
         print("interrupted: the run was ended", file=sys.stderr)
         raise typer.Exit(130) from None
     except _Terminated:

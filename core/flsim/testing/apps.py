@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 import uuid
@@ -16,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from flsim.apps import ClientApp, Context
-from flsim.message import Error, ErrorCode, Message
+from flsim.message import Message
 from flsim.records import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flsim.testing.wrongs import RAISED, wrong_return
 
 client = ClientApp()
 """Does what the message's type says, to what its ConfigRecord ``plan`` says."""
@@ -134,6 +137,41 @@ def begin(msg: Message, context: Context) -> Message:
     return reply(msg)
 
 
+@client.query("much")
+def much(msg: Message, context: Context) -> Message:
+    """Answer with so many ``mebibytes``, or with ``state`` leave them there."""
+    much = ConfigRecord({"much": bytes(int(plan(msg)["mebibytes"]) * 2**20)})
+    if "state" not in plan(msg):
+        return Message(RecordDict({"much": much}), reply_to=msg)
+    context.state["much"] = much
+    return reply(msg)
+
+
+@client.query("work")
+def work(msg: Message, context: Context) -> Message:
+    """Note in which process, take ``seconds``, and draw a number."""
+    note(plan(msg)["folder"], str(os.getpid()))
+    time.sleep(float(plan(msg)["seconds"]))
+    return reply(msg, drawn=context.rng.random())
+
+
+@client.query("start")
+def start(msg: Message, context: Context) -> Message:
+    """Start a process that outlives this call, note its pid, and answer, or with ``hang`` do not return."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdin=subprocess.DEVNULL)
+    note(plan(msg)["folder"], str(child.pid))
+    if plan(msg)["hang"]:
+        time.sleep(600)  # this is the hang
+    return reply(msg, pid=os.getpid())
+
+
+@client.query("pool")
+def pool(msg: Message, context: Context) -> Message:
+    """Have two processes of a pool work, as those of a DataLoader do."""
+    with multiprocessing.get_context("spawn").Pool(2) as made:
+        return reply(msg, made=made.map(abs, [-1, -2, -3]))
+
+
 @client.query("die")
 def die(msg: Message, context: Context) -> Message:
     """End the worker, as ``how`` says."""
@@ -195,112 +233,17 @@ def rest(msg: Message, context: Context) -> Message:
 @client.query("raise")
 def raise_(msg: Message, context: Context) -> Message:
     """Raise what ``how`` says."""
-    raise _RAISED[str(plan(msg)["how"])]()
-
-
-class TwoArguments(Exception):
-    """Pickles, and does not unpickle."""
-
-    def __init__(self, one: str, two: str) -> None:
-        super().__init__(f"{one} and {two}")
-
-
-class Unprintable(Exception):
-    """Cannot be shown."""
-
-    def __str__(self) -> str:
-        raise RuntimeError("no text")
-
-
-class Base(BaseException):
-    """Is no Exception."""
-
-
-_RAISED: dict[str, Callable[[], BaseException]] = {
-    "ValueError": lambda: ValueError("it is wrong"),
-    "TwoArguments": lambda: TwoArguments("a", "b"),
-    "Unprintable": Unprintable,
-    "SystemExit": lambda: SystemExit(3),
-    "KeyboardInterrupt": KeyboardInterrupt,
-    "GeneratorExit": GeneratorExit,
-    "Base": lambda: Base("base"),
-    "MemoryError": MemoryError,
-    "RecursionError": lambda: RecursionError("deep"),
-    "ExceptionGroup": lambda: ExceptionGroup("several", [ValueError("one")]),
-}
-RAISED = tuple(_RAISED)
-"""What :func:`raise_` can raise."""
-
-
-class Unpicklable:
-    """Cannot be encoded."""
-
-    def __reduce__(self) -> Any:
-        raise TypeError("this stays here")
-
-
-class Undecodable:
-    """Can be encoded, and not be decoded."""
-
-    def __reduce__(self) -> Any:
-        return _refuse, ()
-
-
-def _refuse() -> None:
-    raise RuntimeError("this cannot be decoded")
-
-
-class Exits:
-    """Ends what encodes it."""
-
-    def __reduce__(self) -> Any:
-        raise SystemExit(3)
-
-
-RETURNED = {
-    "none": ErrorCode.REPLY_INVALID,
-    "text": ErrorCode.REPLY_INVALID,
-    "message itself": ErrorCode.REPLY_INVALID,
-    "instruction": ErrorCode.REPLY_INVALID,
-    "no metadata": ErrorCode.REPLY_INVALID,
-    "group_id that stays here": ErrorCode.REPLY_INVALID,
-    "error without a code": ErrorCode.REPLY_INVALID,
-    "unpicklable": ErrorCode.REPLY_UNENCODABLE,
-    "exits when encoded": ErrorCode.REPLY_UNENCODABLE,
-    "bytes printed": ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
-}
-"""What :func:`return_` can do wrong, and the code of the error that it gets in its worker."""
+    if "folder" in plan(msg):
+        note(plan(msg)["folder"])
+    raise RAISED[str(plan(msg)["how"])]()
 
 
 @client.query("return")
 def return_(msg: Message, context: Context) -> Any:
     """Return what ``what`` says, which is no proper reply."""
-    what = plan(msg)["what"]
-    reply = Message(RecordDict(), reply_to=msg)
-    match what:
-        case "none":
-            return None
-        case "message itself":
-            return msg
-        case "instruction":
-            return Message(RecordDict(), 2, "query.echo")
-        case "no metadata":
-            del reply.metadata
-            return reply
-        case "group_id that stays here":
-            reply.metadata.group_id = Unpicklable()  # type: ignore[assignment]  # which is what this is about
-            return reply
-        case "error without a code":
-            return Message(Error("none", "wrong"), reply_to=msg)  # type: ignore[arg-type]  # so it is
-        case "unpicklable":
-            return Message(Unpicklable(), reply_to=msg)
-        case "undecodable":
-            return Message(Undecodable(), reply_to=msg)
-        case "exits when encoded":
-            return Message({"it": Exits()}, reply_to=msg)
-        case "bytes printed":
-            sys.stdout.write(b"bytes")  # type: ignore[arg-type]  # so it is
-    return str(what)
+    if "folder" in plan(msg):
+        note(plan(msg)["folder"])
+    return wrong_return(str(plan(msg)["what"]), msg)
 
 
 @client.query("threads")
