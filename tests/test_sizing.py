@@ -15,7 +15,7 @@ def sizes(at_once: int = 1, idle: int = 1) -> LeaseSizes:
 
 def learn(sizes: LeaseSizes, *seconds: float, round_trip: float = 0.0, kind: int = 0, type_: str = "train") -> None:
     """A lease comes back whose messages took so long each, and its way so long beside them."""
-    entries = [Entry(i, 2 + i, kind, type_, None, None) for i, _ in enumerate(seconds)]
+    entries = [Entry(i, 2 + i, kind, type_, None, None, 0.0) for i, _ in enumerate(seconds)]
     lease = Lease(1, kind, entries, Place("here", Resources(), 1), (), pulled=0.0)
     outcomes = [
         Outcome(e.id, None, EMPTY, None, "", 0.0, 0.0, s, 0.0, "", 0) for e, s in zip(entries, seconds, strict=True)

@@ -1,4 +1,4 @@
-# mypy: disallow-untyped-decorators=False
+# mypy: disallow-untyped-decorators=False, disable-error-code="union-attr, arg-type"
 """By Flower's engine. Runs in Flower's own Python, with nothing of flsim but this package."""
 
 from __future__ import annotations
