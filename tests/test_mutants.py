@@ -9,7 +9,11 @@ from mutants.__main__ import COPIED, NotPlanted, plant, run
 from mutants.catalogue import MUTANTS, Mutant, of_heart
 from rich.console import Console
 
+from flsim.testing import CHECKS
+
 ROOT = Path(__file__).parents[1]
+
+CLAUSES = {f"{check.clause}-{check.name}" for check in CHECKS}
 
 FIFO = Mutant(
     "The messages of a node overtake each other",
@@ -66,7 +70,11 @@ def test_each_bug_can_be_planted_and_has_tests(mutant: Mutant, tmp_path: Path) -
     assert mutant.file.startswith(COPIED)
     for test in mutant.red:
         file, *_, name = test.split("::")
-        assert f"def {name.partition('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8") or "TestContract" in test
+        function, _, parameter = name.partition("[")
+        if function == "test_clause":
+            assert parameter.rstrip("]").partition("-")[2] in CLAUSES, f"{test} is no check"
+        else:
+            assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), f"{test} is no test"
 
 
 def test_each_bug_has_a_name_of_its_own() -> None:

@@ -22,7 +22,7 @@ from .watched import kept
 class Shelf(Shared):
     """Buffers that are shared, until they are closed."""
 
-    def __init__(self, buffers: Sequence[memoryview], wrong: list[AssertionError]) -> None:
+    def __init__(self, buffers: Sequence[memoryview], wrong: list[Exception]) -> None:
         self.wrong = wrong
         self.buffers = [bytes(b) for b in buffers]
         self.open = True
@@ -59,7 +59,7 @@ class Cluster(Backend):
         shares: whether it shares what many messages carry.
     """
 
-    def __init__(self, choices: Choices, wrong: list[AssertionError], shares: bool) -> None:
+    def __init__(self, choices: Choices, wrong: list[Exception], shares: bool) -> None:
         self._pick = choices.randrange
         self.wrong = wrong
         self._shares = shares

@@ -47,7 +47,7 @@ class Simulated:
         """How often what happened."""
         self.trace: list[str] = []
         """What happened outside, in order."""
-        self.wrong: list[AssertionError] = []
+        self.wrong: list[Exception] = []
         """What does not hold, seen where the engine would take it for a fault of the backend."""
         self.accepted: dict[int, int | None] = {}
         """How each message ended, by its id: the code of its error, or None."""
@@ -124,15 +124,16 @@ class Simulated:
             self.happened["a worker that joined is not used"] += event.text.startswith("a worker that joined")
         if not isinstance(event, Returned):
             return
-        for entry, error, outcome in event._ended:
-            assert entry.id not in self.accepted, f"message {entry.id} was answered twice"
-            self.accepted[entry.id] = code = None if error is None else error.code
+        for answered in event.answers():
+            id_, code = answered.message_id, answered.code
+            assert id_ not in self.accepted, f"message {id_} was answered twice"
+            self.accepted[id_] = code
             self.happened["answered" if code is None else f"answered with {ErrorCode.name_of(code)}"] += 1
+            assert code is not None or answered.worker, f"message {id_} has content, and no worker"
             if code == ErrorCode.MESSAGE_UNAVAILABLE:
-                assert entry.deadline is not None, f"message {entry.id} has no ttl, and expired"
-                assert self.loop.time() >= entry.deadline, f"message {entry.id} expired before its time"
-            if outcome is None:
-                assert code is not None, "content comes from nowhere"
+                deadline = self.heart.pushed[id_].deadline
+                assert deadline is not None, f"message {id_} has no ttl, and expired"
+                assert self.loop.time() >= deadline, f"message {id_} expired before its time"
 
     def _event(self, end: float | None) -> None:
         if self._events > 0:

@@ -17,7 +17,7 @@ CHARGING = {Cause.EXITED, Cause.SIGNAL, Cause.MEMORY, Cause.UNKNOWN}
 class Watched(Protocol):
     """It keeps what it saw that does not hold."""
 
-    wrong: list[AssertionError]
+    wrong: list[Exception]
 
 
 P = ParamSpec("P")
@@ -32,7 +32,7 @@ def kept(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], 
     def watched(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return method(self, *args, **kwargs)
-        except AssertionError as e:
+        except Exception as e:
             self.wrong.append(e)
             raise
 
@@ -47,7 +47,7 @@ class WatchedHeart(Heart):
         wrong: takes what does not hold.
     """
 
-    def __init__(self, needs: Iterable[Resources], happened: Counter[str], wrong: list[AssertionError]) -> None:
+    def __init__(self, needs: Iterable[Resources], happened: Counter[str], wrong: list[Exception]) -> None:
         super().__init__(needs)
         self._amounts = [need.amounts() for need in self.needs]
         self.happened = happened
