@@ -21,7 +21,7 @@ from rich.text import Text
 from .catalogue import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("core", "backends/serial", "backends/loky", "plugins/progress")
+SOURCES = ("core", "backends/serial", "backends/loky", "plugins/progress", "plugins/record")
 """What bugs are planted into; it goes in front of what is installed."""
 COPIED = (*SOURCES, "tests", "docs", "pyproject.toml", "README.md", "CHANGELOG.md", "noxfile.py")
 
