@@ -107,6 +107,7 @@ KEYS: Mapping[str, tuple[str, str, str]] = {
     "resources": ("table", "one cpu", "what one ClientApp needs: [resources](#resources)"),
     "config": ("table", "empty", "`context.run_config`: [config](#config)"),
     "backends": ("table", "empty", "options by backend: [backends](#backends)"),
+    "plugins": ("table", "empty", "plugins that take part, and their options: [plugins](#plugins)"),
     "kinds": ("tables", "one kind", "in place of `client`, `nodes`, `time_limit` and `resources`: [kinds](#kinds)"),
 }
 KIND: Mapping[str, tuple[str, str, str]] = {

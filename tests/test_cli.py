@@ -260,7 +260,7 @@ def test_a_dry_run_says_what_would_run_and_starts_nothing(tmp_path: Path) -> Non
 
 def test_a_dry_run_as_json_is_json(tmp_path: Path) -> None:
     plan = json.loads(run(write_app(tmp_path / "folder"), "--dry-run", "--json").stdout)
-    assert set(plan) == {"app", "server", "kinds", "config", "backend", "options", "seed"}
+    assert set(plan) == {"app", "server", "kinds", "config", "backend", "options", "plugins", "seed"}
     assert plan["kinds"][0] == {
         "name": "default",
         "client": "app:client",

@@ -337,3 +337,126 @@ def test_two_entry_points_of_one_module_are_one_plugin_and_an_error(install: Ins
     plugins = install(backend_plugin("acme", "x:X"))
     assert errors(plugins) == {"again": "ValueError: it names the module of acme (acme) again"}
     assert plugins.backend("acme").plugin.name == "acme"
+
+
+# ---- flsim_options
+
+ASKED = """
+from dataclasses import dataclass, field
+from flsim.hooks import hookimpl
+
+@dataclass(frozen=True)
+class Options:
+    file: str = field(default="", metadata={"help": "where it writes"})
+    every: int = field(default=1, metadata={"help": "rounds"})
+
+    def __post_init__(self):
+        if self.every < 1:
+            raise ValueError("every is one or more")
+
+@hookimpl
+def flsim_options():
+    return Options
+
+@hookimpl
+def flsim_observer(run):
+    print("asked with", run.plugins.get("acme"))
+"""
+"""A plugin that says with what it is asked for."""
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "None"),
+        (["-p", "acme"], "Options(file='', every=1)"),
+        (["-p", "acme.file=x", "--plugin", "acme.every=3"], "Options(file='x', every=3)"),
+        (["-p", "acme", "-p", "acme.every=2"], "Options(file='', every=2)"),
+        (["-p", "acme=false"], "None"),
+    ],
+)
+def test_a_plugin_is_told_whether_it_is_asked_for_and_with_what(
+    tmp_path: Path, install: Install, args: list[str], said: str
+) -> None:
+    install(ASKED)
+    app = write_app(tmp_path / "app")
+    shown = flsim("run", app, "-b", "serial", *args, path=[tmp_path / "site"])
+    assert f"asked with {said}\n" in shown.stdout, shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("table", "args", "asked"),
+    [
+        ("plugins.acme = true", {}, "Options(file='', every=1)"),
+        ("plugins.acme = false", {}, "None"),
+        ("plugins.acme.every = 4", {}, "Options(file='', every=4)"),
+        ("plugins.acme.every = 4", {"acme": {"file": "x"}}, "Options(file='x', every=4)"),
+        ("plugins.acme.every = 4", {"acme": False}, "None"),
+        ("", {"acme": True}, "Options(file='', every=1)"),
+    ],
+)
+def test_what_is_asked_of_a_plugin_in_python_goes_before_what_the_app_says(
+    tmp_path: Path, install: Install, table: str, args: dict[str, Any], asked: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(ASKED)
+    app = write_app(tmp_path / "app", f"{TABLE}\n{table}\n")
+    package.run(app, backend="serial", quiet=True, plugins=args)
+    assert f"asked with {asked}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["-p", "acmee"], "unknown plugin that takes options 'acmee'; did you mean 'acme'?"),
+        (["-p", "acmee=false"], "unknown plugin that takes options 'acmee'"),
+        (["-p", "progress"], "unknown plugin that takes options 'progress'"),
+        (["-p", "acme.fil=x"], "unknown option of plugin acme 'fil'; did you mean 'file'?"),
+        (["-p", "acme.every=x"], "option every of plugin acme is of type int, not 'x'"),
+        (["-p", "acme.every=0"], "options of plugin acme: every is one or more"),
+        (["-p", "acme=3"], "plugin acme is true, false, or a table of its options, not 3"),
+        (["-p", "acme=false", "-p", "acme.every=2"], "--plugin acme has options and is switched off"),
+        (["-p", "acme", "-p", "acme"], "--plugin acme is given twice"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_plugin_is_refused_before_the_app_is_loaded(
+    tmp_path: Path, install: Install, args: list[str], said: str
+) -> None:
+    install(ASKED)
+    shown = flsim("run", tmp_path / "nowhere", *args, path=[tmp_path / "site"])
+    assert shown.returncode == 2
+    assert said in shown.stderr
+
+
+def test_a_plugin_that_an_app_asks_for_and_that_is_not_installed_is_refused(tmp_path: Path) -> None:
+    app = write_app(tmp_path / "app", f"{TABLE}\nplugins.acme = true\n")
+    with pytest.raises(InputError, match=r"unknown plugin that takes options 'acme'.* It may be not installed"):
+        package.run(app, backend="serial", quiet=True)
+
+
+def test_a_plugin_that_two_distributions_have_is_refused_with_both(tmp_path: Path, install: Install) -> None:
+    install(ASKED)
+    write_plugin(tmp_path / "site", "other", ASKED, distribution="other", entry="acme")
+    importlib.invalidate_caches()
+    with pytest.raises(InputError, match="plugin 'acme' is claimed by acme and other; uninstall one of them"):
+        package.run(write_app(tmp_path / "app"), backend="serial", quiet=True, plugins={"acme": True})
+
+
+@pytest.mark.parametrize("what", ["1 / 0", "return dict"])
+def test_a_plugin_whose_options_have_a_fault_is_a_row_that_says_so(install: Install, tmp_path: Path, what: str) -> None:
+    install(f"{HOOK}@hookimpl\ndef flsim_options(): {what}")
+    listed = flsim("plugins", "--json", path=[tmp_path / "site"])
+    (row,) = (r for r in json.loads(listed.stdout) if r["plugin"] == "acme")
+    assert row["error"] in (
+        "ZeroDivisionError: division by zero",
+        "ValueError: the options of the plugin are a dataclass, not <class 'dict'>",
+    )
+    refused = flsim("run", tmp_path, "-p", "acme", path=[tmp_path / "site"])
+    assert f"These plugins cannot be used: acme ({row['error']})" in refused.stderr
+
+
+def test_options_of_plugins_are_listed_and_shown_by_a_dry_run(install: Install, tmp_path: Path) -> None:
+    install(ASKED)
+    listed = flsim("plugins", path=[tmp_path / "site"])
+    assert "options of acme (--plugin acme.KEY=VALUE)\n  file   str  where it writes\n" in listed.stdout
+    dry = flsim("run", write_app(tmp_path / "app"), "--dry-run", "-p", "acme.every=2", path=[tmp_path / "site"])
+    assert "  with plugin acme: file=, every=2\n" in dry.stdout

@@ -241,8 +241,8 @@ def test_two_apps_of_one_type_in_a_file_are_both_named_with_what_to_do(tmp_path:
 def test_an_unknown_key_is_named_with_the_nearest_and_the_known(tmp_path: Path, key: str, near: str) -> None:
     assert wrong(tmp_path, f"{TABLE}\n{key} = 1") == (
         f"unknown key of [tool.flsim] {key!r}; did you mean {near!r}? "
-        "Known: backend, backends, client, config, kinds, nodes, record, record_rows, resources, runs_dir, seed, "
-        "server, time_limit."
+        "Known: backend, backends, client, config, kinds, nodes, plugins, record, record_rows, resources, runs_dir, "
+        "seed, server, time_limit."
     )
 
 

@@ -7,12 +7,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flsim.errors import BackendUnavailable, ConfigError
 from flsim.host import host_cpus, host_gpus, host_memory
+from flsim.options import check_options_class
 from flsim.payload import Frames, Shared
 from flsim.resources import Place, Resources, parse_bytes
 
@@ -183,11 +184,7 @@ class BackendSpec:
     command line. All else is gone within five."""
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.options, type) and is_dataclass(self.options)):
-            raise ValueError(f"the options of backend {self.name!r} are a dataclass, not {self.options!r}")
-        for option in fields(self.options):
-            if option.default is MISSING and option.default_factory is MISSING:
-                raise ValueError(f"the option {option.name} of backend {self.name!r} has no default")
+        check_options_class(f"backend {self.name!r}", self.options)
         if unknown := set(self.honours) - HONOURS:
             raise ValueError(
                 f"backend {self.name!r} honours {', '.join(sorted(unknown))}; known: {', '.join(sorted(HONOURS))}"

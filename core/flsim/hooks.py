@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pluggy
 
@@ -50,11 +50,19 @@ class RunView:
     """Of how many messages a row is kept, at most."""
     run_dir: Path | None = None
     """The run's folder, once it is made."""
+    plugins: Mapping[str, Any] = field(default_factory=dict)
+    """The plugins that the user asks for, by name: an instance of what each one's ``flsim_options`` returned."""
 
 
 @hookspec
 def flsim_backends() -> list[BackendSpec]:  # type: ignore[empty-body]  # a hookspec has no body
     """The backends that this plugin offers."""
+
+
+@hookspec
+def flsim_options() -> type[Any] | None:
+    """The options of a plugin that takes part in a run only where the user asks for it, by its name or by one of them:
+    a frozen dataclass whose fields have defaults and ``metadata["help"]``."""
 
 
 @hookspec(firstresult=True)

@@ -1,4 +1,4 @@
-"""Options of backends: from KEY=VALUE and TOML tables to an instance of the backend's options dataclass."""
+"""Options of backends and plugins: from KEY=VALUE and TOML tables to an instance of their options dataclass."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import tomllib
 import typing
 from collections.abc import Iterable, Mapping
 from types import NoneType, UnionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flsim.backend import BackendSpec
 from flsim.errors import ConfigError, UnknownName
+
+if TYPE_CHECKING:
+    from flsim.backend import BackendSpec
 
 
 def parse_assignments(flag: str, assignments: Iterable[str]) -> dict[str, Any]:
@@ -36,23 +38,37 @@ def _toml_or_text(text: str) -> Any:
 
 
 def make_options(spec: BackendSpec, given: Mapping[str, Any]) -> Any:
-    """An instance of the options of ``spec``.
+    """An instance of the options of ``spec``. Raises as :func:`options_of`."""
+    return options_of(f"backend {spec.name}", spec.options, given)
+
+
+def options_of(owner: str, cls: type[Any], given: Mapping[str, Any]) -> Any:
+    """An instance of the options dataclass ``cls``.
 
     Raises:
-        UnknownName: the backend has no such option.
-        ConfigError: a value is of another type than the option, or is refused by the backend.
+        UnknownName: its owner has no such option.
+        ConfigError: a value is of another type than the option, or is refused by the owner.
     """
-    fields = {f.name: f for f in dataclasses.fields(spec.options)}
-    types = typing.get_type_hints(spec.options)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    types = typing.get_type_hints(cls)
     values = {}
     for key, value in given.items():
         if key not in fields:
-            raise UnknownName(f"option of backend {spec.name}", key, fields)
-        values[key] = _checked(f"option {key} of backend {spec.name}", value, types[key])
+            raise UnknownName(f"option of {owner}", key, fields)
+        values[key] = _checked(f"option {key} of {owner}", value, types[key])
     try:
-        return spec.options(**values)
+        return cls(**values)
     except ValueError as e:
-        raise e if isinstance(e, ConfigError) else ConfigError(f"options of backend {spec.name}: {e}") from e
+        raise e if isinstance(e, ConfigError) else ConfigError(f"options of {owner}: {e}") from e
+
+
+def check_options_class(owner: str, cls: Any) -> None:
+    """Refuse what is no dataclass, or has a field without a default. Raises ValueError."""
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise ValueError(f"the options of {owner} are a dataclass, not {cls!r}")
+    for option in dataclasses.fields(cls):
+        if option.default is dataclasses.MISSING and option.default_factory is dataclasses.MISSING:
+            raise ValueError(f"the option {option.name} of {owner} has no default")
 
 
 def type_name(annotation: Any) -> str:

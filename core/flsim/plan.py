@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from flsim.apps import ClientApp
+from flsim.asking import asked_plugins
 from flsim.backend import BackendSpec
 from flsim.errors import ConfigError, UnknownName, UnsupportedResources
 from flsim.events import Observer, Observers
@@ -38,6 +39,7 @@ def run(
     seed: int | None = None,
     resources: Resources | Mapping[str, Any] | None = None,
     time_limit: float | None = None,
+    plugins: Mapping[str, Any] | None = None,
     quiet: bool = False,
     record: bool | None = None,
     runs_dir: str | Path | None = None,
@@ -55,6 +57,8 @@ def run(
         seed: makes the run repeatable; None: what the app says, else one is drawn.
         resources: what one ClientApp needs: Resources instead of what the app says, a dict of its fields beside it.
         time_limit: seconds that one message may run in a worker, instead of what the app says.
+        plugins: those that are asked for, by name, beside or instead of what the app says: True, False, or a dict of
+            options.
         quiet: show nothing; otherwise what the run does is shown, on stderr or in the notebook's cell.
         record: whether the run is kept in a folder of its own; None: where ``runs_dir`` is given, here or by the app.
         runs_dir: the folder that holds those of runs; None: what the app says, else ``runs`` in the current folder.
@@ -67,8 +71,8 @@ def run(
         bdb.BdbQuit: the user quit at a breakpoint.
         BaseException: whatever the ServerApp raises.
     """
-    plugins = Plugins()
-    project = _project(plugins, app, client, nodes)
+    found = Plugins()
+    project = _project(found, app, client, nodes)
     if config:
         project = project.with_config(config)
     if isinstance(resources, Resources):
@@ -79,9 +83,12 @@ def run(
     if time_limit is not None:
         project = project.with_time_limit(time_limit)
     recording = Recording(record, None if runs_dir is None else str(runs_dir), record_rows)
-    plan = make_plan(plugins, project, backend=backend, options=options or {}, seed=seed, recording=recording)
-    view = plan.view(plugins, None if quiet else sys.stderr, by_default=False)
-    return plan.run(plugins.observers(view), view.run_dir)
+    asked = plugins or {}
+    plan = make_plan(
+        found, project, backend=backend, options=options or {}, seed=seed, recording=recording, asked=asked
+    )
+    view = plan.view(found, None if quiet else sys.stderr, by_default=False)
+    return plan.run(found.observers(view), view.run_dir)
 
 
 def _project(plugins: Plugins, app: Any, client: Any, nodes: int | None) -> Project:
@@ -128,6 +135,8 @@ class Plan:
     """What the app and the user say of it."""
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Where the backend, its options and the seed came from, where it is not the app; see :mod:`flsim.settings`."""
+    plugins: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The options of the plugins that are asked for."""
 
     def __post_init__(self) -> None:
         for kind in self.project.kinds:
@@ -156,6 +165,7 @@ class Plan:
             settings=settings_of(self),
             runs_dir=self.recording.folder(by_default=by_default),
             rows=ROWS if self.recording.rows is None else self.recording.rows,
+            plugins=self.plugins,
         )
         return dataclasses.replace(view, run_dir=run_dir(plugins, view))
 
@@ -174,9 +184,11 @@ def make_plan(
     options: Mapping[str, Any] | None = None,
     seed: int | None = None,
     recording: Recording | None = None,
+    asked: Mapping[str, Any] | None = None,
     origin: str = CALL,
 ) -> Plan:
-    """Choose the backend, and resolve its options and the seed. What is given came from ``origin``.
+    """Choose the backend, and resolve its options, those of the plugins that are asked for, and the seed. What is
+    given came from ``origin``.
 
     Raises InputError.
     """
@@ -191,7 +203,8 @@ def make_plan(
         seed = project.seed
     seed = secrets.randbits(32) if seed is None else check_seed(seed)
     recording = (recording or Recording()).over(project.recording)
-    return Plan(project, spec, made, seed, recording, dict.fromkeys(given, origin))
+    asked_for = asked_plugins(plugins, project.plugins, asked or {})
+    return Plan(project, spec, made, seed, recording, dict.fromkeys(given, origin), asked_for)
 
 
 def _check_options(plugins: Plugins, project: Project) -> None:

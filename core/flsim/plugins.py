@@ -74,6 +74,11 @@ class Plugins:
         """Note that a part of a plugin cannot be used."""
         self.found = [replace(p, error=error) if str(p) == name and not p.error else p for p in self.found]
 
+    def broken(self, otherwise: str = "") -> str:
+        """A sentence on the plugins that cannot be used; ``otherwise`` where all can."""
+        broken = [f"{p.distribution} ({p.error})" for p in self.found if p.error]
+        return f"These plugins cannot be used: {'; '.join(broken)}." if broken else otherwise
+
     def backends(self) -> Iterator[Registered]:
         """All backends on offer, by name; one that two plugins claim comes twice."""
         for _, offers in sorted(self._offers.items()):
@@ -89,9 +94,7 @@ class Plugins:
         """
         offers = self._offers.get(name)
         if not offers:
-            broken = [f"{p.distribution} ({p.error})" for p in self.found if p.error]
-            hint = f"These plugins cannot be used: {'; '.join(broken)}." if broken else ""
-            raise UnknownName("backend", name, self._offers, hint)
+            raise UnknownName("backend", name, self._offers, self.broken())
         if clash := self.clash(name):
             raise InputError(clash)
         offer = offers[0]

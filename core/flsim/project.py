@@ -39,6 +39,8 @@ class Project:
     backend: str | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Options by backend, as the pyproject gives them."""
+    plugins: Mapping[str, Any] = field(default_factory=dict)
+    """The plugins that are asked for, each True, False, or a table of options, as the pyproject gives them."""
     requirements: tuple[str, ...] = ()
     """Distributions that the app needs, as ``[project] dependencies`` gives them."""
     path: Path | None = None
@@ -146,8 +148,8 @@ def _only(module: ModuleType, kind: type, path: Path) -> str:
 # ---- a folder
 
 _KEYS = {
-    "server", "client", "nodes", "time_limit", "seed", "backend", "resources", "config", "backends", "kinds", "record",
-    "runs_dir", "record_rows",
+    "server", "client", "nodes", "time_limit", "seed", "backend", "resources", "config", "backends", "plugins", "kinds",
+    "record", "runs_dir", "record_rows",
 }  # fmt: skip
 _KIND_KEYS = {"name", "client", "nodes", "time_limit", "resources", "config"}
 
@@ -217,6 +219,7 @@ def _from_table(data: Mapping[str, Any], tool: Mapping[str, Any], folder: Path) 
         seed=check_seed(tool["seed"]) if "seed" in tool else None,
         backend=_string("backend", tool["backend"]) if "backend" in tool else None,
         options={k: _table(k, _table("backends", tool)) for k in _table("backends", tool)},
+        plugins=_table("plugins", tool),
         requirements=_requirements(data),
         path=folder,
         recording=Recording(tool.get("record"), tool.get("runs_dir"), tool.get("record_rows")),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
-import typing
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from flsim.cli.options import option_rows, print_options
 
 if TYPE_CHECKING:
     from flsim.plugins import Plugins, Registered
@@ -51,12 +51,7 @@ def backends(
         table.add_row(*map(escape, (row["name"], origin, can, ", ".join(row["honours"]), row["summary"])))
     console.print(table)
     for row in rows:
-        if row["options"]:
-            console.print(f"\noptions of {escape(row['name'])} (-o KEY=VALUE)", style="bold")
-            widths = [max(len(o[part]) for o in row["options"]) for part in ("name", "type")]
-            for option in row["options"]:
-                text = f"  {option['name']:<{widths[0]}}  {option['type']:<{widths[1]}}  {option['help']}"
-                console.print(escape(text))
+        print_options(console, f"options of {row['name']} (-o KEY=VALUE)", row["options"])
     for plugin in broken:
         text = f"plugin {plugin['plugin']} of {plugin['distribution']} cannot be used: {plugin['error']}"
         console.print(escape(text), style="red")
@@ -64,7 +59,6 @@ def backends(
 
 def _row(offer: Registered, plugins: Plugins, default: str) -> dict[str, Any]:
     from flsim.errors import InputError
-    from flsim.options import type_name
 
     spec = offer.spec
     problem = ""
@@ -72,7 +66,6 @@ def _row(offer: Registered, plugins: Plugins, default: str) -> dict[str, Any]:
         plugins.backend(spec.name)
     except InputError as e:
         problem = str(e)
-    types = typing.get_type_hints(spec.options)
     return {
         "name": spec.name,
         "summary": spec.summary,
@@ -81,8 +74,5 @@ def _row(offer: Registered, plugins: Plugins, default: str) -> dict[str, Any]:
         "problem": problem,
         "default": not problem and spec.name == default,
         "honours": sorted(spec.honours),
-        "options": [
-            {"name": f.name, "type": type_name(types[f.name]), "help": f.metadata.get("help", "")}
-            for f in dataclasses.fields(spec.options)
-        ],
+        "options": option_rows(spec.options),
     }

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from flsim.cli.options import option_rows, print_options
+
 if TYPE_CHECKING:
     from flsim.plugins import Plugins
 
@@ -18,7 +20,7 @@ def plugins(
 ) -> None:
     """List the plugins that are installed.
 
-    For each: where it is from, the hooks that it implements, and what is wrong with it.
+    For each: where it is from, the hooks that it implements, what is wrong with it, and its options.
     """
     from flsim.plugins import Plugins
 
@@ -43,19 +45,25 @@ def plugins(
             f"[red]{state}[/]" if row["error"] else state,
         )
     console.print(table)
+    for row in rows:
+        print_options(console, f"options of {row['plugin']} (--plugin {row['plugin']}.KEY=VALUE)", row["options"])
 
 
 def _rows(plugins: Plugins) -> list[dict[str, Any]]:
+    from flsim.asking import options_classes
+
     clashes: dict[str, list[str]] = {}
     for offer in plugins.backends():
         if clash := plugins.clash(offer.spec.name):
             clashes.setdefault(str(offer.plugin), []).append(clash)
+    classes = options_classes(plugins)
     return [
         {
             "plugin": p.name,
             "distribution": p.distribution,
             "version": p.version,
             "hooks": list(p.hooks),
+            "options": option_rows(classes[str(p)]) if str(p) in classes else [],
             "error": p.error or "; ".join(clashes.get(str(p), [])),
         }
         for p in plugins.found

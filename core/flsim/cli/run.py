@@ -46,6 +46,13 @@ def run(
     time_limit: float | None = typer.Option(
         None, "--time-limit", metavar="SECONDS", help="Seconds that one message may run before its worker is ended."
     ),
+    plugin: list[str] = typer.Option(
+        [],
+        "--plugin",
+        "-p",
+        metavar="NAME[.KEY=VALUE]",
+        help="A plugin that takes part, or one of its options; NAME=false: it does not. Repeatable.",
+    ),
     seed: int | None = typer.Option(None, "--seed", min=0, help="Makes the run repeatable; drawn where not given."),
     record: bool | None = typer.Option(
         None, "--record/--no-record", help="Whether to keep the run in a folder of its own; it is kept by default."
@@ -72,7 +79,7 @@ def run(
     with _stdout_for_json() if as_json else contextlib.nullcontext(sys.stdout) as out:
         needs = {"cpus": cpus, "gpus": gpus, "memory": memory}
         recording = Recording(record, None if runs_dir is None else str(runs_dir), record_rows)
-        plugins, plan = _plan(path, backend, option, nodes, sets, needs, time_limit, seed, recording)
+        plugins, plan = _plan(path, backend, option, nodes, sets, needs, time_limit, plugin, seed, recording)
         if dry_run:
             _show_plan(plan, out, as_json)
             return
@@ -96,9 +103,11 @@ def _plan(
     sets: list[str],
     needs: dict[str, Any],
     time_limit: float | None,
+    plugin: list[str],
     seed: int | None,
     recording: Recording,
 ) -> tuple[Plugins, Plan]:
+    from flsim.asking import asked_plugins, parse_asked
     from flsim.find import find_project
     from flsim.options import make_options, parse_assignments
     from flsim.plan import make_plan
@@ -107,7 +116,9 @@ def _plan(
 
     # What is wrong with the command line is said before the app is imported, which may take long.
     config, options = parse_assignments("--set", sets), parse_assignments("-o", option)
+    asked = parse_asked("--plugin", plugin)
     plugins = Plugins()
+    asked_plugins(plugins, asked)
     if backend is not None:
         make_options(plugins.backend(backend).spec, options)
     project = find_project(plugins, path)
@@ -118,7 +129,14 @@ def _plan(
     if time_limit is not None:
         project = project.with_time_limit(time_limit, COMMAND_LINE)
     plan = make_plan(
-        plugins, project, backend=backend, options=options, seed=seed, recording=recording, origin=COMMAND_LINE
+        plugins,
+        project,
+        backend=backend,
+        options=options,
+        seed=seed,
+        recording=recording,
+        asked=asked,
+        origin=COMMAND_LINE,
     )
     return plugins, plan
 
@@ -213,6 +231,7 @@ def _show_plan(plan: Plan, out: TextIO, as_json: bool) -> None:
         "config": dict(project.config),
         "backend": plan.spec.name,
         "options": dataclasses.asdict(plan.options),
+        "plugins": {name: dataclasses.asdict(options) for name, options in plan.plugins.items()},
         "seed": plan.seed,
     }  # fmt: skip
     if as_json:
@@ -226,6 +245,8 @@ def _show_plan(plan: Plan, out: TextIO, as_json: bool) -> None:
             text += f", at most {kind['time_limit']:g} s a message"
         print(text, file=out)
     print(f"  on {shown['backend']} with {_pairs(shown['options']) or 'its defaults'}, seed {shown['seed']}", file=out)
+    for name, options in shown["plugins"].items():
+        print(f"  with plugin {name}: {_pairs(options) or 'its defaults'}", file=out)
     print(f"  config: {_pairs(shown['config']) or 'none'}", file=out)
 
 
