@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from flsim.plots import COLOURS, Axis, Line, axis_of, number, plot, thinned
 from flsim_bench.catalogue import Workload
-from flsim_bench.report import Report, Row, number
-
-POINTS = 200
-"""As many are drawn of a series at most."""
-
-COLOURS = 8
-"""So many differ."""
+from flsim_bench.report import Report, Row
 
 SERIES = {"round": ("each round", "ms"), "driver": ("memory of the driver after each round", "MB")}
 """The series of a cell that are drawn, their titles and units."""
@@ -34,33 +28,23 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A subject's values over the rounds, or over cases of growing size."""
-
-    label: str
-    colour: int
-    values: tuple[tuple[int, float], ...]
-    """Each with the place of its round or case, from 0."""
-    points: tuple[tuple[float, float], ...]
-    """The same in percent of the width, and of the height from above."""
-    last: str
-
-
-@dataclass(frozen=True, slots=True)
 class Chart:
-    """One measure of one case for all subjects; or lines, which have an axis of two ends each way."""
+    """One measure of one case for all subjects as bars; or lines over the rounds, or over cases of growing size."""
 
     title: str
     note: str
     """The unit, and which is the good side."""
     bars: tuple[Bar, ...] = ()
     lines: tuple[Line, ...] = ()
-    names: tuple[str, ...] = ()
-    """Of the cases along the lines; empty: they go over rounds."""
-    top: str = ""
-    bottom: str = ""
-    left: str = ""
-    right: str = ""
+    """Along ``x``, where cases have their places from 0, and rounds their numbers."""
+    x: Axis | None = None
+    y: Axis | None = None
+
+    def html(self) -> str:
+        """The plot of the lines."""
+        assert self.x is not None
+        assert self.y is not None
+        return plot(self.lines, self.x, self.y, title=self.title, note=self.note)
 
 
 def charts(report: Report, workload: Workload) -> list[Chart]:
@@ -107,23 +91,15 @@ def _along(report: Report, group: str, names: list[str], rows: list[Row]) -> Cha
     """On a logarithmic scale, of whole powers of ten."""
     measure = rows[0].measure
     inside = [r for r in rows if r.case in names and r.summary.median > 0]
-    logs = [math.log10(r.summary.median) for r in inside]
-    low, high = math.floor(min(logs, default=0.0)), math.ceil(max(logs, default=1.0))
-    high = max(high, low + 1)
-    lines = []
-    for subject in dict.fromkeys(r.subject.label for r in inside):
-        values = [(names.index(r.case), r.summary.median) for r in inside if r.subject.label == subject]
-        points = [(100 * at / (len(names) - 1), 100 * (high - math.log10(v)) / (high - low)) for at, v in values]
-        lines.append(Line(subject, _colour(report, subject), tuple(values), tuple(points), number(values[-1][1])))
+    points: dict[str, list[tuple[float, float]]] = {}
+    for r in inside:
+        points.setdefault(r.subject.label, []).append((names.index(r.case), r.summary.median))
     return Chart(
         f"{group}: {measure.title}",
         f"{measure.unit}, {measure.better} is better, on a logarithmic scale".removeprefix(", "),
-        lines=tuple(lines),
-        names=tuple(names),
-        top=f"{10.0**high:,g}",
-        bottom=f"{10.0**low:,g}",
-        left=names[0],
-        right=names[-1],
+        lines=tuple(Line(subject, values, _colour(report, subject)) for subject, values in points.items()),
+        x=Axis(0, len(names) - 1, tuple(range(len(names))), names=tuple(names)),
+        y=axis_of((r.summary.median for r in inside), log=True),
     )
 
 
@@ -132,30 +108,15 @@ def _over_rounds(report: Report, workload: str, case: str, name: str) -> Chart |
     series = [(label, c.series[name]) for label, c in cells if c is not None and len(c.series.get(name, ())) > 1]
     if not series:
         return None
-    rounds = max(len(values) for _, values in series)
-    highest = max(max(values) for _, values in series) or 1.0
-    lines = []
-    for subject, all_values in series:
-        values = thinned(all_values)
-        points = [(100 * at / (rounds - 1), 100 - 100 * v / highest) for at, v in values]
-        lines.append(Line(subject, _colour(report, subject), tuple(values), tuple(points), number(values[-1][1])))
     title, unit = SERIES[name]
     return Chart(
         f"{case}: {title}",
         f"{unit} over the rounds, lower is better",
-        lines=tuple(lines),
-        top=number(highest),
-        bottom="0",
-        left="round 1",
-        right=f"round {rounds}",
+        lines=tuple(Line(s, thinned(list(enumerate(values, 1))), _colour(report, s)) for s, values in series),
+        x=axis_of(range(1, max(len(values) for _, values in series) + 1)),
+        y=axis_of((v for _, values in series for v in values), zero=True),
     )
 
 
 def _colour(report: Report, subject: str) -> int:
     return [s.label for s in report.subjects].index(subject) % COLOURS
-
-
-def thinned(values: list[float]) -> list[tuple[int, float]]:
-    """At most :data:`POINTS` of them, each with its place: of each piece the largest, so that no peak is lost."""
-    step = -(-len(values) // POINTS)
-    return [(i, max(values[i : i + step])) for i in range(0, len(values), step)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jinja2
 
+from flsim.plots import style
 from flsim_bench.charts import charts
 from flsim_bench.report import Report
 from flsim_bench.table import COLUMNS, texts
@@ -18,4 +19,6 @@ def page(report: Report) -> str:
         {"workload": w, "charts": charts(report, w), "rows": [(r, texts(r)) for r in report.rows(w)]}
         for w in report.workloads
     ]
-    return environment.get_template("page.html").render(report=report, workloads=workloads, columns=COLUMNS)
+    return environment.get_template("page.html").render(
+        report=report, workloads=workloads, columns=COLUMNS, style=style()
+    )

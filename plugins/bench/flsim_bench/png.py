@@ -53,12 +53,12 @@ def _draw(axes: Any, workload: str, chart: Chart) -> None:
         )
         axes.invert_yaxis()
         return
+    assert chart.x is not None
     for line in chart.lines:
-        x = [at + (not chart.names) for at, _ in line.values]  # rounds are counted from 1
-        axes.plot(x, [value for _, value in line.values], label=line.label, marker="o" if chart.names else "")
-    if chart.names:
+        axes.plot(*zip(*line.points, strict=True), label=line.label, marker="o" if chart.x.names else "")
+    if chart.x.names:
         axes.set_yscale("log")
-        axes.set_xticks(range(len(chart.names)), [textwrap.fill(n, 16) for n in chart.names], fontsize=7)
+        axes.set_xticks(chart.x.ticks, [textwrap.fill(n, 16) for n in chart.x.names], fontsize=7)
     else:
         axes.set_ylim(bottom=0)
     axes.legend(fontsize=7)

@@ -181,10 +181,3 @@ class Report:
         except (KeyError, TypeError) as e:
             raise ValueError(f"it is no report of flsim bench: {e}") from e
         return cls(**fields)
-
-
-def number(value: float) -> str:
-    """A value as tables show it: about three figures, and all of a whole number."""
-    if float(value).is_integer() or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:,.{2 if abs(value) < 10 else 1}f}" if abs(value) >= 0.1 else f"{value:.3g}"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from flsim.plots import number
 from flsim_bench.catalogue import Case, Workload
-from flsim_bench.report import Cell, Report, Subject, number
+from flsim_bench.report import Cell, Report, Subject
 from flsim_bench.runner import CellFailed, Result, Runner
 from flsim_bench.way import Order
 

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flsim.plots import number
 from flsim_bench.catalogue import Workload
-from flsim_bench.report import Report, Row, number
+from flsim_bench.report import Report, Row
 
 
 def show(report: Report) -> None:

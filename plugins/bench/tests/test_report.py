@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from flsim_bench.catalogue import REFERENCES, SCALES, WORKLOADS
-from flsim_bench.charts import POINTS, charts, thinned
+from flsim_bench.charts import charts
 from flsim_bench.conditions import Conditions
 from flsim_bench.outputs import Outputs
 from flsim_bench.page import page
-from flsim_bench.report import Cell, Report, Subject, Summary, number
+from flsim_bench.report import Cell, Report, Subject, Summary
 from flsim_bench.session import turns
 from flsim_bench.table import show
 
@@ -158,37 +158,16 @@ def test_a_warm_start_does_not_count() -> None:
     assert [t.repetition for t in plan] == [0, 1, 2]
 
 
-def test_numbers_have_about_three_figures() -> None:
-    shown = {
-        0.0: "0",
-        2.0: "2",
-        0.01234: "0.0123",
-        0.5: "0.50",
-        1.5: "1.50",
-        15.15: "15.2",
-        151.5: "152",
-        15151.5: "15,152",
-    }
-    assert {v: number(v) for v in shown} == shown
-
-
 def test_cases_of_one_group_are_drawn_along_their_size(report: Report) -> None:
-    (along,) = (c for c in charts(report, WORKLOADS["fleet"]) if c.names)
+    (along,) = (c for c in charts(report, WORKLOADS["fleet"]) if c.x is not None and c.x.names)
     assert along.title == "nodes: a round"
-    assert along.names == ("some of many", "some of more")
-    assert (along.bottom, along.top) == ("1", "10,000")
+    assert along.x is not None
+    assert along.y is not None
+    assert along.x.labels() == [(0, "some of many"), (100, "some of more")]
+    assert (along.y.low, along.y.high) == (1, 10_000)
     loky = along.lines[0]
-    assert loky.values == ((0, 200.0), (1, 2000.0))
-    assert [x for x, _ in loky.points] == [0.0, 100.0]
-    assert loky.points[0][1] - loky.points[1][1] == pytest.approx(25)  # one of four powers of ten
-
-
-def test_a_long_series_is_thinned_to_its_peaks() -> None:
-    values = [float(i % 7) for i in range(1005)]
-    values[500] = 99.0
-    assert len(thinned(values)) <= POINTS
-    assert max(value for _, value in thinned(values)) == 99.0
-    assert thinned([1.0, 2.0]) == [(0, 1.0), (1, 2.0)]
+    assert loky.points == [(0, 200.0), (1, 2000.0)]
+    assert along.y.at(2000) - along.y.at(200) == pytest.approx(25)  # one of four powers of ten
 
 
 def test_the_documentation_names_all_that_there_is() -> None:
