@@ -15,6 +15,10 @@ POINTS = 300
 """As many are drawn of a line at most."""
 
 
+NARROW = 40
+"""Characters of names that fit side by side beneath an axis: of more, the first and the last are written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """What is drawn in one colour, with gaps where a value is no finite number."""
@@ -62,8 +66,8 @@ def axis_of(values: Iterable[float], *, zero: bool = False, log: bool = False, c
     if log:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
         last = max(last, first + 1)
-        step = -(-(last - first) // count)
-        return Axis(10.0**first, 10.0**last, tuple(10.0**e for e in range(first, last + 1, step)), log=True)
+        each = -(-(last - first) // count)
+        return Axis(10.0**first, 10.0**last, tuple(10.0**e for e in range(first, last + 1, each)), log=True)
     if zero and low > 0:
         low = 0.0
     if high - low <= 1e-12 * max(abs(low), abs(high)):
@@ -109,7 +113,7 @@ def plot(lines: Sequence[Line], x: Axis, y: Axis, *, title: str, note: str = "",
     """
     drawn = "\n".join(svg for line in lines for svg in _drawn(line, x, y))
     grid = "".join(f'<line x1="0" x2="100" y1="{100 - at:.2f}" y2="{100 - at:.2f}"/>' for at, _ in y.labels())
-    ends = f'data-x="{x.low!r} {x.high!r}" data-y="{y.low!r} {y.high!r}"{" data-log" if y.log else ""}'
+    ends = f'data-x="{x.low!r} {x.high!r}" data-y="{y.low!r} {y.high!r}"{" data-log-x" if x.log else ""}{" data-log-y" if y.log else ""}'
     return f"""<figure class="plot"><figcaption>{escape(title)}<small>{escape(note)}</small></figcaption>
 <div class="area" {ends}>
 <div class="y" aria-hidden="true">{_labels(y, "bottom")}</div>
@@ -117,7 +121,7 @@ def plot(lines: Sequence[Line], x: Axis, y: Axis, *, title: str, note: str = "",
 <g class="grid">{grid}</g>
 {drawn}
 </svg>
-<div class="x{" ends" if x.names else ""}" aria-hidden="true">{_labels(x, "left")}</div>
+<div class="x{" ends" if sum(map(len, x.names)) > NARROW else ""}" aria-hidden="true">{_labels(x, "left")}</div>
 </div>{_keys(lines) if keys else ""}</figure>"""
 
 
@@ -131,9 +135,9 @@ def _drawn(line: Line, x: Axis, y: Axis) -> list[str]:
     classes = f"line c{line.colour % COLOURS} {line.classes}".rstrip()
     made = []
     for piece in filter(None, pieces):
-        # A round end makes a dot of a line without length, which one point alone would be.
-        text = " ".join(f"{px:.3f},{py:.3f}" for px, py in (piece if len(piece) > 1 else piece * 2))
-        made.append(f'<polyline class="{classes}" data-label="{escape(line.label)}" points="{text}"/>')
+        dot = len(piece) == 1  # the style gives it round ends, without which a line that has no length is not seen
+        text = " ".join(f"{px:.3f},{py:.3f}" for px, py in piece * (1 + dot))
+        made.append(f'<polyline class="{classes}{" dot" * dot}" data-label="{escape(line.label)}" points="{text}"/>')
     return made
 
 
