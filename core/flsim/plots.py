@@ -113,7 +113,8 @@ def plot(lines: Sequence[Line], x: Axis, y: Axis, *, title: str, note: str = "",
     """
     drawn = "\n".join(svg for line in lines for svg in _drawn(line, x, y))
     grid = "".join(f'<line x1="0" x2="100" y1="{100 - at:.2f}" y2="{100 - at:.2f}"/>' for at, _ in y.labels())
-    ends = f'data-x="{x.low!r} {x.high!r}" data-y="{y.low!r} {y.high!r}"{" data-log-x" if x.log else ""}{" data-log-y" if y.log else ""}'
+    ends = f'data-x="{x.low!r} {x.high!r}" data-y="{y.low!r} {y.high!r}"'
+    ends += " data-log-x" * x.log + " data-log-y" * y.log
     return f"""<figure class="plot"><figcaption>{escape(title)}<small>{escape(note)}</small></figcaption>
 <div class="area" {ends}>
 <div class="y" aria-hidden="true">{_labels(y, "bottom")}</div>
