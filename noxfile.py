@@ -12,7 +12,7 @@ nox.options.reuse_venv = "yes"
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 BACKENDS = ["loky", "dask", "ray"]
-PLUGINS = ["bench"]
+PLUGINS = ["bench", "mlflow", "tensorboard"]
 POOL = "docs/examples/flsim-pool"
 SOURCES = {  # each distribution's folder, and what is typed in it
     ".": [
@@ -109,7 +109,9 @@ def regenerate(session: nox.Session) -> None:
 @nox.session
 def plugins(session: nox.Session) -> None:
     """The tests of the plugins that are distributions of their own."""
-    session.install(*editable(".", "backends/loky", "plugins/bench[png]", POOL), *tools())
+    own = [f"plugins/{p}" + "[png]" * (p in ("bench", "report")) for p in PLUGINS]
+    session.install(*editable(".", "backends/loky", *own, POOL), *tools())
+    session.install(*nox.project.dependency_groups(PYPROJECT, "plugins"))
     session.run("pytest", *(session.posargs or (f"plugins/{p}/tests" for p in PLUGINS)))
 
 

@@ -1,0 +1,1 @@
+"""flsim-mlflow: runs of flsim in MLflow."""

@@ -1,0 +1,1 @@
+"""flsim-tensorboard: runs of flsim in TensorBoard."""
