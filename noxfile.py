@@ -12,7 +12,7 @@ nox.options.reuse_venv = "yes"
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 BACKENDS = ["loky", "dask", "ray"]
-PLUGINS = ["bench", "mlflow", "tensorboard"]
+PLUGINS = ["bench", "mlflow", "report", "tensorboard"]
 POOL = "docs/examples/flsim-pool"
 SOURCES = {  # each distribution's folder, and what is typed in it
     ".": [

@@ -1,0 +1,251 @@
+"""Runs that were recorded, as arrays: what docs/runs.md describes, read from a run's folder."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flsim.envelope import clean
+from flsim.errors import ConfigError
+from flsim.message import ErrorCode
+from flsim.result import RunResult
+from flsim_record.folder import DATABASE
+from flsim_record.kept import Kept
+from flsim_record.schema import TABLES, read
+
+Array = npt.NDArray[Any]
+
+CHUNK = 50_000
+"""Rows read at a time."""
+
+TEXT = 300
+"""Characters that are shown of a text that came from a client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """The messages of which a row was kept, in the order of their ids. Times are seconds since the run began."""
+
+    id: Array
+    node: Array
+    lease: Array
+    """-1: no worker had a part in it."""
+    type: Array
+    """Its place among the run's types."""
+    worker: Array
+    """Its place among the run's workers; -1: none answered."""
+    attempts: Array
+    pushed: Array
+    ended: Array
+    decode: Array
+    execute: Array
+    encode: Array
+    bytes_out: Array
+    bytes_back: Array
+    code: Array
+    """Of its error; -1: it got content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """The leases, in the order of their ids."""
+
+    id: Array
+    worker: Array
+    """Its place among the run's workers; -1: none is known."""
+    pulled: Array
+    returned: Array
+    """NaN: it did not come back."""
+    messages: Array
+    memory: Array
+    """Bytes that the worker's process had held at most by then; 0: not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A metric as it was reported."""
+
+    name: str
+    rounds: Array
+    at: Array
+    values: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Messages that ended with the same error."""
+
+    type: str
+    code: str
+    reason: str
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A worker that was lost."""
+
+    at: float
+    cause: str
+    detail: str
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """A run, as far as it was recorded."""
+
+    folder: Path
+    about: Mapping[str, Any]
+    """What run.json says."""
+    result: RunResult
+    seconds: float
+    """How long it took, or as long as is known of it."""
+    types: tuple[str, ...]
+    workers: tuple[str, ...]
+    messages: Messages
+    leases: Leases
+    curves: tuple[Curve, ...]
+    node_curves: tuple[Curve, ...]
+    """Metrics of single nodes: the means over those that reported in a round."""
+    failures: tuple[Failure, ...]
+    lost: tuple[Lost, ...]
+    reasons: Mapping[int, str]
+    """Why messages failed, by their id: of the first ones."""
+
+    @property
+    def name(self) -> str:
+        """Its folder's."""
+        return self.folder.name
+
+    @property
+    def left_out(self) -> int:
+        """Messages that ended, and of which no row was kept."""
+        ended = sum(c.answered + sum(c.errors.values()) for c in self.result.counts.values())
+        return max(0, ended - len(self.messages.id))
+
+    def reason(self, at: int) -> str:
+        """Why the message at this place failed: its code's name, and the reason where it is known."""
+        name = code_name(int(self.messages.code[at]))
+        reason = self.reasons.get(int(self.messages.id[at]), "")
+        return f"{name}: {reason}" if reason else name
+
+
+REASONS = 2000
+"""Of so many messages that failed the reason is read."""
+
+
+def load(folder: Path) -> RecordedRun:
+    """Read the run in a folder. Raises ConfigError where there is none that can be read."""
+    kept = Kept(folder)
+    try:
+        with closing(_open(folder / DATABASE)) as db:
+            return _load(kept, db)
+    except sqlite3.Error as e:
+        raise ConfigError(f"what was recorded in {folder} cannot be read: {e}") from e
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    """The database of a run; an empty one where it has none yet."""
+    if file.exists():
+        return read(file)
+    empty = sqlite3.connect(":memory:")
+    empty.executescript(TABLES)
+    return empty
+
+
+def _load(kept: Kept, db: sqlite3.Connection) -> RecordedRun:
+    result = kept.result()
+    types = _texts(db, "SELECT DISTINCT type FROM answers ORDER BY type")
+    workers = _texts(db, "SELECT worker FROM leases WHERE worker <> '' GROUP BY worker ORDER BY min(pulled), worker")
+    type_of = {name: i for i, name in enumerate(types)}
+    worker_of: dict[Any, int] = {name: i for i, name in enumerate(workers)}
+    leases = Leases(
+        *_columns(
+            db,
+            "SELECT lease, worker, pulled, returned, messages, peak_memory FROM leases ORDER BY lease",
+            (int, lambda w: worker_of.get(w, -1), float, _nan, int, lambda b: b or 0),
+        )
+    )
+    messages = Messages(
+        *_columns(
+            db,
+            """SELECT message, node, lease, type, worker, attempts, pushed, ended, decode, execute, encode, bytes_out,
+               bytes_back, code FROM messages ORDER BY message""",
+            (int, int, _none, type_of.__getitem__, lambda w: worker_of.get(w, -1), int, *(float,) * 5, int, int, _none),
+        )
+    )
+    lost = tuple(
+        Lost(at, c, shown(d or ""), n or 0)
+        for at, c, d, n in db.execute("SELECT at, cause, detail, messages FROM lost")
+    )
+    curves = _curves(db, "SELECT name, round, at, value FROM reports WHERE node IS NULL AND {numbers} ORDER BY rowid")
+    means = """SELECT name, round, max(at), avg(value) FROM reports WHERE node IS NOT NULL AND {numbers}
+               GROUP BY name, round ORDER BY min(rowid)"""
+    ends = [0.0, *(float(np.nanmax(v)) for v in (messages.ended, leases.returned) if np.isfinite(v).any())]
+    ends += [float(c.at.max()) for c in curves]
+    failures = db.execute(
+        "SELECT type, code, reason, count(*) FROM answers WHERE code IS NOT NULL GROUP BY 1, 2, 3 ORDER BY 4 DESC"
+    )
+    reasons = db.execute("SELECT message, reason FROM answers WHERE code IS NOT NULL LIMIT ?", (REASONS,))
+    return RecordedRun(
+        kept.folder, kept.about, result, result.seconds or max(ends), types, workers, messages, leases,
+        curves, _curves(db, means),
+        tuple(Failure(t, code_name(c), shown(r or ""), n) for t, c, r, n in failures),
+        lost, {m: shown(r or "") for m, r in reasons},
+    )  # fmt: skip
+
+
+def code_name(code: int) -> str:
+    """The name of an error's code."""
+    return ErrorCode.name_of(code)
+
+
+def shown(text: str) -> str:
+    """A client's text as it is shown: on one line, cut, without what a terminal would obey."""
+    return clean(" ".join(text.split()), TEXT)
+
+
+def _none(value: int | None) -> int:
+    return -1 if value is None else value
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _texts(db: sqlite3.Connection, query: str) -> tuple[str, ...]:
+    return tuple(str(row[0]) for row in db.execute(query))
+
+
+def _columns(db: sqlite3.Connection, query: str, of: Sequence[Any]) -> list[Array]:
+    """The columns of a query as arrays, each value by way of a function."""
+    cursor = db.execute(query)
+    parts: list[list[Array]] = [[] for _ in of]
+    while rows := cursor.fetchmany(CHUNK):
+        for part, function, values in zip(parts, of, zip(*rows, strict=True), strict=True):
+            part.append(_array(function, values))
+    return [
+        np.concatenate(p) if p else np.zeros(0, float if f in (float, _nan) else int)
+        for p, f in zip(parts, of, strict=True)
+    ]
+
+
+def _array(function: Any, values: Iterable[Any]) -> Array:
+    if function in (int, float):
+        return np.array(values, function)
+    return np.array(list(map(function, values)), float if function is _nan else np.int64)
+
+
+def _curves(db: sqlite3.Connection, query: str) -> tuple[Curve, ...]:
+    found: dict[str, list[tuple[int, float, float]]] = {}
+    for name, round, at, value in db.execute(query.format(numbers="type IN ('int', 'float', 'bool')")):
+        found.setdefault(name, []).append((round, at, _nan(value)))
+    return tuple(Curve(name, *(np.array(c, float) for c in zip(*rows, strict=True))) for name, rows in found.items())

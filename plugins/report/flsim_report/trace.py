@@ -1,0 +1,187 @@
+"""A run as a trace: the JSON format of Chrome's trace viewer, which Perfetto (ui.perfetto.dev) opens, too.
+
+The format is described in "Trace Event Format" (Google, 2016). Times are microseconds since the run began. Each worker
+is a process, on whose threads leases hold messages, and messages their steps; the driver is a process with what was
+reported, what was lost, and counters.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from flsim_report.runs import RecordedRun
+from flsim_report.spans import Spans, spans_of
+
+DRIVER = 1
+"""The driver's process. The workers' follow."""
+
+Event = dict[str, Any]
+
+
+def write_trace(run: RecordedRun, file: Path) -> int:
+    """Write the trace of a run, compressed where the file's name ends with ``.gz``. Returns how many events it has."""
+    if file.suffix == ".gz":
+        with gzip.open(file, "wt", encoding="utf-8") as out:
+            return _write(run, out)
+    with file.open("w", encoding="utf-8") as out:
+        return _write(run, out)
+
+
+def _write(run: RecordedRun, out: TextIO) -> int:
+    encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+    about = {"run": run.name, "app": run.result.app, "backend": run.result.backend, "status": run.result.status}
+    out.write(f'{{"displayTimeUnit":"ms","otherData":{encode(about)},"traceEvents":[\n')
+    count = 0
+    for event in events(run):
+        out.write(",\n" if count else "")
+        out.write(encode(event))
+        count += 1
+    out.write("\n]}\n")
+    return count
+
+
+def events(run: RecordedRun) -> Iterator[Event]:
+    """All events of a trace, those that name processes and threads first."""
+    spans = spans_of(run)
+    threads = _threads(spans)
+    yield _named("process_name", DRIVER, 0, f"driver: {run.result.app} on {run.result.backend}")
+    yield _named("thread_name", DRIVER, 1, "reports")
+    for worker, name in enumerate(run.workers):
+        yield _named("process_name", _process(worker), 0, f"worker {name}")
+    for lane, (process, thread) in enumerate(threads):
+        yield _named("thread_name", process, thread, spans.lanes[lane])
+    yield from _driver(run)
+    yield from _workers(run, spans, threads)
+
+
+def _workers(run: RecordedRun, spans: Spans, threads: list[tuple[int, int]]) -> Iterator[Event]:
+    leases, m = run.leases, run.messages
+    pulled, returned = _ns(leases.pulled), _ns(leases.returned)
+    for i in np.flatnonzero(spans.lease_lane >= 0).tolist():
+        process, thread = threads[spans.lease_lane[i]]
+        arguments: dict[str, Any] = {"lease": int(leases.id[i]), "messages": int(leases.messages[i])}
+        yield _complete(f"lease {leases.id[i]}", "lease", process, thread, pulled[i], returned[i], arguments)
+    # What is rounded must still lie within what it is a part of: slices of one thread that cross cannot be drawn.
+    at = np.searchsorted(leases.id, m.lease[spans.message])
+    low, high = pulled[at], returned[at]
+    begin, decoded, executed, encoded = (
+        np.clip(_ns(t), low, high) for t in (spans.start, spans.decoded, spans.executed, spans.encoded)
+    )
+    for i, message in enumerate(spans.message.tolist()):
+        process, thread = threads[spans.lane[i]]
+        arguments = {
+            "message": int(m.id[message]), "node": int(m.node[message]), "attempts": int(m.attempts[message]),
+            "bytes out": int(m.bytes_out[message]), "bytes back": int(m.bytes_back[message]),
+        }  # fmt: skip
+        if m.code[message] >= 0:
+            arguments["error"] = run.reason(message)
+        type_ = run.types[m.type[message]]
+        yield _complete(f"{type_} node {m.node[message]}", "message", process, thread, begin[i], encoded[i], arguments)
+        for name, b, e in (
+            ("decode", begin[i], decoded[i]),
+            ("execute", decoded[i], executed[i]),
+            ("encode", executed[i], encoded[i]),
+        ):
+            if e > b:
+                yield _complete(name, "step", process, thread, b, e, {})
+
+
+def _driver(run: RecordedRun) -> Iterator[Event]:
+    for at, values in _reports(run):
+        arguments = {name: value if np.isfinite(value) else str(value) for name, value in values.items()}
+        yield {
+            "ph": "i",
+            "s": "t",
+            "name": "report",
+            "cat": "report",
+            "pid": DRIVER,
+            "tid": 1,
+            "ts": _us(at),
+            "args": arguments,
+        }
+        for name, value in values.items():
+            if name != "round" and np.isfinite(value):
+                yield _counter(name, at, {"value": value})
+    for lost in run.lost:
+        arguments = {"cause": lost.cause, "detail": lost.detail, "messages": lost.messages}
+        yield {"ph": "i", "s": "g", "name": f"worker lost: {lost.cause}", "cat": "lost", "pid": DRIVER, "tid": 1,
+               "ts": _us(lost.at), "args": arguments}  # fmt: skip
+    m, leases = run.messages, run.leases
+    back = np.isfinite(leases.returned)
+    yield from _level("messages in flight", m.pushed, m.ended)
+    yield from _level("leases at work", leases.pulled[back], leases.returned[back])
+
+
+def _reports(run: RecordedRun) -> list[tuple[float, dict[str, float]]]:
+    """The values of each report of the ServerApp, in order of time."""
+    found: dict[float, dict[str, float]] = {}
+    for curve in run.curves:
+        for round, at, value in zip(curve.rounds.tolist(), curve.at.tolist(), curve.values.tolist(), strict=True):
+            found.setdefault(at, {"round": round})[curve.name] = value
+    return sorted(found.items())
+
+
+LEVELS = 20_000
+"""Steps of a counter at most; of more, each so-manieth."""
+
+
+def _level(name: str, begin: Any, end: Any) -> Iterator[Event]:
+    """A counter of what has begun and not ended."""
+    times = np.concatenate((begin, end))
+    steps = np.concatenate((np.ones(len(begin), int), -np.ones(len(end), int)))
+    order = np.lexsort((-steps, times))
+    times, values = times[order], np.cumsum(steps[order])
+    if not len(times):
+        return
+    last = np.append(times[1:] > times[:-1], True)  # of those at one time
+    times, values = times[last], values[last]
+    each = -(-len(times) // LEVELS)
+    for i in np.unique(np.append(np.arange(0, len(times), each), len(times) - 1)).tolist():
+        yield _counter(name, float(times[i]), {"value": int(values[i])})
+
+
+def _process(worker: int) -> int:
+    return DRIVER + 1 + worker
+
+
+def _threads(spans: Spans) -> list[tuple[int, int]]:
+    """The process and the thread of each lane: threads are counted from 1 in each process."""
+    seen: dict[int, int] = {}
+    threads = []
+    for worker in spans.workers:
+        seen[worker] = seen.get(worker, 0) + 1
+        threads.append((_process(worker), seen[worker]))
+    return threads
+
+
+def _named(what: str, process: int, thread: int, name: str) -> Event:
+    return {"ph": "M", "name": what, "pid": process, "tid": thread, "ts": 0, "args": {"name": name}}
+
+
+def _complete(
+    name: str, category: str, process: int, thread: int, begin: Any, end: Any, arguments: dict[str, Any]
+) -> Event:
+    """A slice of a thread, its ends given in nanoseconds."""
+    return {
+        "ph": "X", "name": name, "cat": category, "pid": process, "tid": thread, "ts": int(begin) / 1000,
+        "dur": int(end - begin) / 1000, "args": arguments,
+    }  # fmt: skip
+
+
+def _counter(name: str, at: float, values: dict[str, float]) -> Event:
+    return {"ph": "C", "name": name, "pid": DRIVER, "tid": 0, "ts": _us(at), "args": values}
+
+
+def _us(seconds: float) -> float:
+    return round(seconds * 1e6, 3)
+
+
+def _ns(seconds: Any) -> Any:
+    """Nanoseconds; of what never ended, 0, which nothing uses."""
+    return np.rint(np.nan_to_num(seconds) * 1e9).astype(np.int64)
