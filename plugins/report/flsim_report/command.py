@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import typer
@@ -64,8 +66,21 @@ def trace(
     check_file("--out", out)
     (folder,) = _folders(runs_dir, [] if run is None else [run])
     loaded = load(folder)
-    events = write("--out", out, lambda file: write_trace(loaded, file))
+    with _progress(str(out), len(loaded.messages.id)) as step:
+        events = write("--out", out, lambda file: write_trace(loaded, file, step))
     print(f"{out}: {_count(events, 'event')} of run {loaded.name}; open it at ui.perfetto.dev, or in chrome://tracing")
+
+
+@contextlib.contextmanager
+def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, and nothing elsewhere: a million messages take half a minute."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda steps: bar.advance(task, steps)
 
 
 def _folders(runs_dir: Path, names: list[str] | tuple[str, ...]) -> list[Path]:

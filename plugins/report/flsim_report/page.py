@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from flsim.plots import number, plot, style
+from flsim.plots import POINTS, number, plot, style
 from flsim_report import curves
 from flsim_report.runs import Array, RecordedRun
 from flsim_report.spans import spans_of
@@ -26,7 +26,8 @@ def page(runs: Sequence[RecordedRun]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "duration": duration, "path": path}
+    environment.filters |= {"number": number, "duration": duration}
+    environment.globals["path"] = path
     spans = [spans_of(run) for run in runs]
     longest = max((run.seconds for run in runs), default=0.0) or 1.0
     own = files("flsim_report").joinpath("templates")
@@ -43,6 +44,7 @@ def page(runs: Sequence[RecordedRun]) -> str:
         phases=phases(runs),
         resources=[_figure(p) for p in curves.resources(runs)],
         exact=EXACT,
+        points=POINTS,
     )
 
 

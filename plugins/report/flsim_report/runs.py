@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,25 +163,25 @@ def _open(file: Path) -> sqlite3.Connection:
 
 def _load(kept: Kept, db: sqlite3.Connection) -> RecordedRun:
     result = kept.result()
-    types = _texts(db, "SELECT DISTINCT type FROM answers ORDER BY type")
     workers = _texts(db, "SELECT worker FROM leases WHERE worker <> '' GROUP BY worker ORDER BY min(pulled), worker")
-    type_of = {name: i for i, name in enumerate(types)}
+    type_of: dict[str, int] = {}
     worker_of: dict[Any, int] = {name: i for i, name in enumerate(workers)}
-    leases = Leases(
-        *_columns(
-            db,
-            "SELECT lease, worker, pulled, returned, messages, peak_memory FROM leases ORDER BY lease",
-            (int, lambda w: worker_of.get(w, -1), float, _nan, int, lambda b: b or 0),
-        )
-    )
-    messages = Messages(
-        *_columns(
-            db,
-            """SELECT message, node, lease, type, worker, attempts, pushed, ended, decode, execute, encode, bytes_out,
-               bytes_back, code FROM messages ORDER BY message""",
-            (int, int, _none, type_of.__getitem__, lambda w: worker_of.get(w, -1), int, *(float,) * 5, int, int, _none),
-        )
-    )
+
+    def type_at(name: str) -> int:
+        return type_of.setdefault(name, len(type_of))
+
+    def worker_at(name: str | None) -> int:
+        return worker_of.get(name, -1)
+
+    of: tuple[Any, ...] = (int, worker_at, float, _nan, int, _zero)
+    query = "SELECT lease, worker, pulled, returned, messages, peak_memory FROM leases ORDER BY lease"
+    leases = Leases(*_columns(db, query, of))
+    of = (
+        int, int, _none, type_at, worker_at, int, float, _nan, _zero, _zero, _zero, int, int, _none,
+    )  # fmt: skip
+    query = """SELECT message, node, lease, type, worker, attempts, pushed, ended, decode, execute, encode, bytes_out,
+               bytes_back, code FROM messages ORDER BY message"""
+    messages = Messages(*_columns(db, query, of))
     lost = tuple(
         Lost(at, c, shown(d or ""), n or 0)
         for at, c, d, n in db.execute("SELECT at, cause, detail, messages FROM lost")
@@ -192,11 +192,11 @@ def _load(kept: Kept, db: sqlite3.Connection) -> RecordedRun:
     ends = [0.0, *(float(np.nanmax(v)) for v in (messages.ended, leases.returned) if np.isfinite(v).any())]
     ends += [float(c.at.max()) for c in curves]
     failures = db.execute(
-        "SELECT type, code, reason, count(*) FROM answers WHERE code IS NOT NULL GROUP BY 1, 2, 3 ORDER BY 4 DESC"
+        "SELECT type, code, reason, count(*) FROM messages WHERE code IS NOT NULL GROUP BY 1, 2, 3 ORDER BY 4 DESC"
     )
     reasons = db.execute("SELECT message, reason FROM answers WHERE code IS NOT NULL LIMIT ?", (REASONS,))
     return RecordedRun(
-        kept.folder, kept.about, result, result.seconds or max(ends), types, workers, messages, leases,
+        kept.folder, kept.about, result, result.seconds or max(ends), tuple(type_of), workers, messages, leases,
         curves, _curves(db, means),
         tuple(Failure(t, code_name(c), shown(r or ""), n) for t, c, r, n in failures),
         lost, {m: shown(r or "") for m, r in reasons},
@@ -217,6 +217,10 @@ def _none(value: int | None) -> int:
     return -1 if value is None else value
 
 
+def _zero(value: float | None) -> float:
+    return value or 0.0
+
+
 def _nan(value: float | None) -> float:
     return float("nan") if value is None else value
 
@@ -225,23 +229,18 @@ def _texts(db: sqlite3.Connection, query: str) -> tuple[str, ...]:
     return tuple(str(row[0]) for row in db.execute(query))
 
 
+FLOATS = (float, _nan, _zero)
+
+
 def _columns(db: sqlite3.Connection, query: str, of: Sequence[Any]) -> list[Array]:
     """The columns of a query as arrays, each value by way of a function."""
     cursor = db.execute(query)
-    parts: list[list[Array]] = [[] for _ in of]
+    parts: list[list[Array]] = [[np.zeros(0, float if f in FLOATS else np.int64)] for f in of]
     while rows := cursor.fetchmany(CHUNK):
         for part, function, values in zip(parts, of, zip(*rows, strict=True), strict=True):
-            part.append(_array(function, values))
-    return [
-        np.concatenate(p) if p else np.zeros(0, float if f in (float, _nan) else int)
-        for p, f in zip(parts, of, strict=True)
-    ]
-
-
-def _array(function: Any, values: Iterable[Any]) -> Array:
-    if function in (int, float):
-        return np.array(values, function)
-    return np.array(list(map(function, values)), float if function is _nan else np.int64)
+            made = values if function in (int, float) else list(map(function, values))
+            part.append(np.array(made, part[0].dtype))
+    return [np.concatenate(part) for part in parts]
 
 
 def _curves(db: sqlite3.Connection, query: str) -> tuple[Curve, ...]:

@@ -121,6 +121,8 @@ def _told(run: RecordedRun, at: int) -> str:
 
 def duration(seconds: float) -> str:
     """A duration in the unit in which it is read best."""
+    if seconds >= 1000:
+        return f"{seconds:,.0f} s"
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= 0.9995 * size:
             return f"{seconds / size:.3g} {unit}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,27 +21,41 @@ from flsim_report.spans import Spans, spans_of
 DRIVER = 1
 """The driver's process. The workers' follow."""
 
+EVERY = 1000
+"""Messages after which it is told how far it is."""
+
 Event = dict[str, Any]
 
 
-def write_trace(run: RecordedRun, file: Path) -> int:
-    """Write the trace of a run, compressed where the file's name ends with ``.gz``. Returns how many events it has."""
+def write_trace(run: RecordedRun, file: Path, progress: Callable[[int], None] = lambda messages: None) -> int:
+    """Write the trace of a run, compressed where the file's name ends with ``.gz``.
+
+    Args:
+        progress: is told now and then of how many more messages are written.
+
+    Returns:
+        How many events it has.
+    """
     if file.suffix == ".gz":
         with gzip.open(file, "wt", encoding="utf-8") as out:
-            return _write(run, out)
+            return _write(run, out, progress)
     with file.open("w", encoding="utf-8") as out:
-        return _write(run, out)
+        return _write(run, out, progress)
 
 
-def _write(run: RecordedRun, out: TextIO) -> int:
+def _write(run: RecordedRun, out: TextIO, progress: Callable[[int], None]) -> int:
     encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
     about = {"run": run.name, "app": run.result.app, "backend": run.result.backend, "status": run.result.status}
     out.write(f'{{"displayTimeUnit":"ms","otherData":{encode(about)},"traceEvents":[\n')
-    count = 0
+    count = messages = 0
     for event in events(run):
         out.write(",\n" if count else "")
         out.write(encode(event))
         count += 1
+        if event.get("cat") == "message":
+            messages += 1
+            if messages % EVERY == 0:
+                progress(EVERY)
     out.write("\n]}\n")
     return count
 
