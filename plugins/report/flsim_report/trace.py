@@ -64,12 +64,14 @@ def events(run: RecordedRun) -> Iterator[Event]:
     """All events of a trace, those that name processes and threads first."""
     spans = spans_of(run)
     threads = _threads(spans)
-    yield _named("process_name", DRIVER, 0, f"driver: {run.result.app} on {run.result.backend}")
-    yield _named("thread_name", DRIVER, 1, "reports")
+    yield _about("process_name", DRIVER, 0, name=f"driver: {run.result.app} on {run.result.backend}")
+    yield _about("thread_name", DRIVER, 1, name="reports")
     for worker, name in enumerate(run.workers):
-        yield _named("process_name", _process(worker), 0, f"worker {name}")
+        yield _about("process_name", _process(worker), 0, name=f"worker {name}")
+    for process in range(DRIVER, _process(len(run.workers))):
+        yield _about("process_sort_index", process, 0, sort_index=process)
     for lane, (process, thread) in enumerate(threads):
-        yield _named("thread_name", process, thread, spans.lanes[lane])
+        yield _about("thread_name", process, thread, name=spans.lanes[lane])
     yield from _driver(run)
     yield from _workers(run, spans, threads)
 
@@ -174,8 +176,8 @@ def _threads(spans: Spans) -> list[tuple[int, int]]:
     return threads
 
 
-def _named(what: str, process: int, thread: int, name: str) -> Event:
-    return {"ph": "M", "name": what, "pid": process, "tid": thread, "ts": 0, "args": {"name": name}}
+def _about(what: str, process: int, thread: int, **arguments: Any) -> Event:
+    return {"ph": "M", "name": what, "pid": process, "tid": thread, "ts": 0, "args": arguments}
 
 
 def _complete(

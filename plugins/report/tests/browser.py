@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,16 @@ class Browser:
         self.call("Browser.close")
 
 
+AS_3_AND_4 = """
+import fcntl, os, sys
+read, write = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]
+os.dup2(read, 3)
+os.dup2(write, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Runs a command that reads from 3 and writes to 4, as Chromium does."""
+
+
 @contextmanager
 def browser() -> Iterator[Browser]:
     """A browser with a profile of its own, which is ended afterwards."""
@@ -116,11 +127,9 @@ def browser() -> Iterator[Browser]:
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe",
         "--no-first-run", f"--user-data-dir={profile}", "--hide-scrollbars",
     ]  # fmt: skip
-    # It reads from 3 and writes to 4.
-    shell = f'exec "$@" 3<&{to_it} 4>&{from_it}'
     process = subprocess.Popen(
-        ["sh", "-c", shell, "sh", *command], pass_fds=(to_it, from_it), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
+        [sys.executable, "-c", AS_3_AND_4, str(to_it), str(from_it), *command], pass_fds=(to_it, from_it),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     os.close(to_it)
     os.close(from_it)

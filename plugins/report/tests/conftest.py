@@ -1,3 +1,45 @@
-"""Nothing may be left behind by a test."""
+"""Runs that tests look at; and nothing may be left behind by one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from recorded import APP, FLSIM, SLOW, flsim
 
 from flsim.testing.leaks import *  # noqa: F403  # fixtures
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
+    """The folders of two runs of one app, on loky and on serial, both with failures."""
+    folder = tmp_path_factory.mktemp("kept")
+    (folder / "app.py").write_text(APP, encoding="utf-8")
+    for backend in (("loky", "--set", "die=true"), ("serial",)):
+        done = flsim("run", "app.py", "-n", "8", "--seed", "1", "-b", *backend, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    return sorted((folder / "runs").iterdir())
+
+
+@pytest.fixture(scope="session")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose driver was killed in the midst of it."""
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "app.py").write_text(SLOW, encoding="utf-8")
+    process = subprocess.Popen(
+        [str(FLSIM), "run", "app.py", "-n", "4", "-b", "serial"], stdout=subprocess.PIPE, text=True, cwd=folder
+    )
+    assert process.stdout is not None
+    begun = time.monotonic()
+    for line in process.stdout:
+        # What is recorded is written twice a second.
+        if line.startswith("round") and time.monotonic() - begun > 2:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    (run,) = (folder / "runs").iterdir()
+    return run
