@@ -59,7 +59,7 @@ def axis_of(values: Iterable[float], *, zero: bool = False, log: bool = False, c
     """An axis for values, with about ``count`` ticks at 1, 2 or 5 times a power of ten; with ``log`` at powers of ten.
 
     Args:
-        zero: whether it begins at zero where all are above it.
+        zero: whether it begins at zero where all are above it, and ends at a tick.
     """
     finite = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
     low, high = min(finite, default=1.0 if log else 0.0), max(finite, default=1.0)
@@ -73,6 +73,8 @@ def axis_of(values: Iterable[float], *, zero: bool = False, log: bool = False, c
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         low, high = low - (abs(low) / 2 or 1.0) * (not zero or low != 0), high + (abs(high) / 2 or 1.0)
     step = _step((high - low) / count)
+    if zero:
+        high = step * math.ceil(high / step - 1e-9)
     ticks = tuple(i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1))
     return Axis(low, high, ticks)
 

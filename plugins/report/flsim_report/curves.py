@@ -136,5 +136,6 @@ def _plot(
         Line(runs[i].name, list(zip(xs.tolist(), ys.tolist(), strict=True)), i, f"run-{i}") for i, xs, ys in lines
     )
     if x is None:
-        x = axis_of((p for _, xs, _ in lines for p in xs.tolist()), zero=zero)
+        ends = [float(end) for _, xs, _ in lines if len(xs) for end in (xs.min(), xs.max())]
+        x = axis_of([0.0, *ends] if zero else ends)
     return Plot(title, note, x, axis_of((p for _, _, ys in lines for p in ys.tolist()), zero=zero), drawn)

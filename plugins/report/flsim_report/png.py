@@ -18,7 +18,7 @@ from flsim_report.timeline import Timeline, timeline_of
 
 COLOURS = ("#2563c9", "#c2570c", "#1d8049", "#8a46b8", "#8c6d00", "#0e7c8a", "#6b7078", "#c23d86")
 DASHES = ("-", "--", ":", "-.")
-PHASES = {"execute": "#2f7d6d", "decode": "#c9821b", "encode": "#8a5fc4", "transfer": "#c3c9d1", "failed": "#c22f2f"}
+PHASES = {"execute": "#2f7d6d", "decode": "#c9821b", "encode": "#8a5fc4", "transfer": "#c3c9d1", "failed": "#b3125f"}
 COLUMNS = 3
 LABEL = 40
 """Characters of a run's name in a key."""
