@@ -411,7 +411,8 @@ def test_plugins_are_listed_with_where_they_are_from_their_hooks_and_their_state
     install(f"{HOOK}@hookimpl\ndef flsim_observers(run): ...", "misspelt")
     shown = flsim("plugins", path=[tmp_path / "site"])
     assert shown.returncode == 0, shown.stderr
-    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in shown.stdout.splitlines()[1:]}
+    table = shown.stdout.partition("\n\n")[0]  # what follows are options
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in table.splitlines()[1:]}
     assert rows["serial"].endswith("flsim_backends ok")
     assert rows["acme"] == "acme 2.5 flsim_commands, flsim_load_app ok"
     assert rows["broken"] == "broken 1.0 ModuleNotFoundError: No module named 'nothing_of_this_name'"

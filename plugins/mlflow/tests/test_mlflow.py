@@ -11,18 +11,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 import flsim
-from flsim import ClientApp, Context, Grid, Message, MetricRecord, RecordDict, RunResult, ServerApp
+from flsim import Context, Grid, Message, MetricRecord, RecordDict, RunResult, ServerApp
+from flsim.testing.apps import client
 
 # MLflow's store and the newest SQLAlchemy: neither is ours.
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.* loader strategy is deprecated:DeprecationWarning")
-
-client = ClientApp()
-
-
-@client.train()
-def train(msg: Message, context: Context) -> Message:
-    return Message(RecordDict({"m": MetricRecord({"num-examples": 1})}), reply_to=msg)
-
 
 server = ServerApp()
 
@@ -30,7 +23,7 @@ server = ServerApp()
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     for round in (1, 2, 3):
-        grid.send_and_receive(Message(RecordDict(), node, "train") for node in grid.get_node_ids())
+        grid.send_and_receive(Message(RecordDict(), node, "query.echo") for node in grid.get_node_ids())
         metrics: dict[str, Any] = {"best": round == 2, "phase": f"p{round}", "loss (mean)": math.nan}
         grid.report(round, accuracy=round / 4, **metrics)
         grid.report(round, node=3, accuracy=0.5)

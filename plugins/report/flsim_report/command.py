@@ -9,8 +9,8 @@ from pathlib import Path
 import typer
 
 _RUN = "A run's folder, by its path or name, or how its id begins or ends; default: the newest."
-RUNS = typer.Argument(None, metavar="[RUN]...", help=_RUN)
-RUN = typer.Argument(None, metavar="[RUN]", help=_RUN)
+RUNS = typer.Argument(None, metavar="RUN", help=_RUN)
+RUN = typer.Argument(None, metavar="RUN", help=_RUN)
 RUNS_DIR = typer.Option(Path("runs"), "--runs-dir", metavar="DIR", help="The folder that holds those of runs.")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flsim.plots import number
+from flsim.settings import DEFAULT
 from flsim_report.runs import Array, RecordedRun
 from flsim_report.timeline import duration
 
@@ -63,7 +64,8 @@ def configuration(runs: Sequence[RecordedRun]) -> list[Row]:
         if any(s is not None and s.value is not None for s in settings):
             values = tuple("" if s is None or s.value is None else str(s.value) for s in settings)
             rows.append(Row(name, values, ", ".join(dict.fromkeys(s.origin for s in settings if s is not None))))
-    return [row for row in rows if row.differs] if len(runs) > 1 else rows
+    # Where nobody set it, runs differ in it because their backends do.
+    return [row for row in rows if row.differs and row.note != DEFAULT] if len(runs) > 1 else rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from recorded import APP, FLSIM, SLOW, flsim
 
 from flsim.testing.leaks import *  # noqa: F403  # fixtures
+from flsim_record.schema import read
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
     return sorted((folder / "runs").iterdir())
 
 
+def leases_kept(runs: Path) -> int:
+    """How many leases are in the database of the only run; it is written twice a second."""
+    for file in runs.glob("*/run.sqlite"):
+        with closing(read(file)) as database:
+            return int(database.execute("SELECT count(*) FROM leases WHERE returned > 0").fetchone()[0])
+    return 0
+
+
 @pytest.fixture(scope="session")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run whose driver was killed in the midst of it."""
@@ -34,10 +43,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [str(FLSIM), "run", "app.py", "-n", "4", "-b", "serial"], stdout=subprocess.PIPE, text=True, cwd=folder
     )
     assert process.stdout is not None
-    begun = time.monotonic()
     for line in process.stdout:
-        # What is recorded is written twice a second.
-        if line.startswith("round") and time.monotonic() - begun > 2:
+        if line.startswith("round") and leases_kept(folder / "runs") > 4:
             break
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)

@@ -37,8 +37,9 @@ def test_several_runs_are_one_page_and_one_figure(kept: Sequence[Path], tmp_path
 @pytest.mark.parametrize(("ending", "begins"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
 def test_a_figure_may_be_one_of_lines(kept: Sequence[Path], tmp_path: Path, ending: str, begins: bytes) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    done = flsim("report", kept[0], "-o", tmp_path / "x.html", "--png", tmp_path / f"x.{ending}", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    from flsim_report.png import draw
+
+    draw([load(kept[0])], tmp_path / f"x.{ending}")
     assert (tmp_path / f"x.{ending}").read_bytes().startswith(begins)
 
 
@@ -95,15 +96,19 @@ def test_a_run_whose_tables_are_damaged_is_refused_by_name(kept: Sequence[Path],
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_without_a_message_has_a_page_and_a_trace(tmp_path: Path) -> None:
+def test_a_run_without_a_message_has_a_page_a_figure_and_a_trace(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from flsim_report.png import draw
+
     (tmp_path / "app.py").write_text(
         "from flsim import ClientApp, ServerApp\nserver, client = ServerApp(), ClientApp()\n"
         "@server.main()\ndef main(grid, context): pass\n"
     )
     assert flsim("run", "app.py", "-b", "serial", cwd=tmp_path).returncode == 0
-    for command in (("report", "--png", "x.svg"), ("trace",)):
-        done = flsim(*command, cwd=tmp_path)
+    for command in ("report", "trace"):
+        done = flsim(command, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+    draw([load(run) for run in (tmp_path / "runs").iterdir()], tmp_path / "x.svg")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     for said in ("Nothing was reported", "No worker answered", "No message ended with an error"):
         assert said in text

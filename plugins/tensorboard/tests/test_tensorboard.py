@@ -11,17 +11,10 @@ from typing import Any
 import pytest
 
 import flsim
-from flsim import ClientApp, Context, Grid, Message, MetricRecord, RecordDict, RunResult, ServerApp
+from flsim import Context, Grid, Message, MetricRecord, RecordDict, RunResult, ServerApp
+from flsim.testing.apps import client
 
 FLSIM = Path(sysconfig.get_path("scripts"), "flsim")
-
-client = ClientApp()
-
-
-@client.train()
-def train(msg: Message, context: Context) -> Message:
-    return Message(RecordDict({"m": MetricRecord({"num-examples": 1})}), reply_to=msg)
-
 
 server = ServerApp()
 
@@ -29,7 +22,7 @@ server = ServerApp()
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     for round in (1, 2, 3):
-        grid.send_and_receive(Message(RecordDict(), node, "train") for node in grid.get_node_ids())
+        grid.send_and_receive(Message(RecordDict(), node, "query.echo") for node in grid.get_node_ids())
         grid.report(round, accuracy=round / 4, best=round == 2, phase="warm <b>up</b>", loss=math.nan)
         grid.report(round, node=3, accuracy=0.5)
     context.state["m"] = MetricRecord({"done": 1})
