@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 BACKENDS = ["loky", "dask", "ray"]
 PLUGINS = ["bench", "mlflow", "report", "tensorboard"]
+FLOWER = "plugins/flower"  # with sessions of its own, since flwr holds other libraries back
 POOL = "docs/examples/flsim-pool"
 SOURCES = {  # each distribution's folder, and what is typed in it
     ".": [
@@ -24,6 +25,7 @@ SOURCES = {  # each distribution's folder, and what is typed in it
     ],
     **{f"backends/{b}": [f"backends/{b}/flsim_{b}", f"backends/{b}/tests"] for b in BACKENDS},
     **{f"plugins/{p}": [f"plugins/{p}/flsim_{p}", f"plugins/{p}/tests"] for p in PLUGINS},
+    FLOWER: [f"{FLOWER}/flsim_flower", f"{FLOWER}/tests"],
     POOL: [f"{POOL}/flsim_pool", f"{POOL}/tests"],
 }
 
@@ -122,12 +124,41 @@ def plugins(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or (f"plugins/{p}/tests" for p in PLUGINS)))
 
 
+def with_flower(session: nox.Session, *flwr: str) -> None:
+    """Install all backends, what runs Flower's apps on them, and flwr as these requirements have it."""
+    session.install(*editable(".", *(f"backends/{b}" for b in BACKENDS), FLOWER), *flwr, *tools("scikit-learn", "ipyk"))
+
+
+@nox.session
+@nox.parametrize("flwr", ["==1.24.0", ""], ids=["oldest", "newest"])
+def flower(session: nox.Session, flwr: str) -> None:
+    """Flower apps on each backend, with the oldest flwr that is supported and with the newest."""
+    with_flower(session, f"flwr{flwr}")
+    some = (f"{FLOWER}/tests/test_apps.py", "-k", "bit_by_bit") if flwr else (f"{FLOWER}/tests",)
+    session.run("pytest", *(session.posargs or some))
+
+
+@nox.session(default=False)
+def flower_engine(session: nox.Session) -> None:
+    """The same Flower apps by Flower's own engine and by flsim: the same results, and how long a message takes."""
+    with_flower(session, "flwr[simulation]")
+    session.run("pytest", f"{FLOWER}/tests/test_apps.py", "-k", "own_engine")
+    session.run("python", f"{FLOWER}/compare/compare.py", *session.posargs)
+
+
+@nox.session(default=False)
+def flower_deployment(session: nox.Session) -> None:
+    """The same Flower app in a deployment of Flower's, on this host, and on flsim: the same metrics."""
+    with_flower(session, "flwr")
+    session.run("python", f"{FLOWER}/compare/deployment.py", *session.posargs)
+
+
 @nox.session
 def wheels(session: nox.Session) -> None:
     """Build all wheels, install them into a fresh environment away from here, import and run."""
     with tempfile.TemporaryDirectory() as folder:
         python = fresh(session, folder, *SOURCES)
-        names = ["flsim", "flsim_serial", *(f"flsim_{p}" for p in BACKENDS + PLUGINS)]
+        names = ["flsim", "flsim_serial", *(f"flsim_{p}" for p in [*BACKENDS, *PLUGINS, "flower"])]
         with session.chdir(folder):
             session.run(python, "-c", f"import {', '.join(names)}; flsim.run", external=True)
             session.run("env/bin/flsim", "backends", external=True)

@@ -36,7 +36,20 @@ def command(way: str, nodes: int) -> list[str]:
     """What to run."""
     if way == "flower":
         return [sys.executable, "-c", FLOWER, str(APP), str(nodes)]
-    run = ["-m", "flsim", "run", str(APP), "--backend", way, "--nodes", str(nodes), "--seed", "1", "--quiet"]
+    run = [
+        "-m",
+        "flsim",
+        "run",
+        str(APP),
+        "--backend",
+        way,
+        "--nodes",
+        str(nodes),
+        "--seed",
+        "1",
+        "--quiet",
+        "--no-record",
+    ]
     return [sys.executable, *run, "-o", "cpus=2"]
 
 
