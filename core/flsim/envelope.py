@@ -19,8 +19,8 @@ TRACEBACK_LIMIT = 16 * 1024
 
 
 _OURS = frozenset((
-    "flsim.apps", "flsim.code", "flsim.engine", "flsim.plan", "flsim.replay", "flsim.worker", "flsim.cli.run", "contextlib",
-    "importlib", "importlib._bootstrap", "importlib._bootstrap_external",
+    "flsim.apps", "flsim.code", "flsim.debugger", "flsim.engine", "flsim.plan", "flsim.replay", "flsim.worker",
+    "flsim.cli.run", "bdb", "contextlib", "importlib", "importlib._bootstrap", "importlib._bootstrap_external",
 ))  # fmt: skip
 """Modules that stand between the engine and the app's first line."""
 

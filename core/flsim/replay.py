@@ -8,14 +8,15 @@ from __future__ import annotations
 import faulthandler
 import pickle
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from flsim.apps import Context, Handler
 from flsim.blackbox import BlackBox
 from flsim.code import Reference
+from flsim.debugger import debugged
 from flsim.envelope import Generators, limited_threads, traceback_of
 from flsim.errors import AppLoadError, ConfigError
 from flsim.job import Job, inspect_host, loaded, worker_name
@@ -25,13 +26,13 @@ from flsim.quarantine import Quarantined
 from flsim.wire import DONE, Outcome, Reply, Terms, outcomes_of
 from flsim.worker import answer_message, kept_in, limits, made, peak_memory
 
-Call = Callable[[Handler, Message, Context], Message]
-"""How the ClientApp is called: with a debugger around it, say."""
 
+class Replayed(NamedTuple):
+    """What came of it."""
 
-def plainly(app: Handler, message: Message, context: Context) -> Message:
-    """The plainest :data:`Call`."""
-    return app(message, context)
+    outcome: Outcome
+    interrupted: bool
+    """Whether Ctrl-C ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +61,14 @@ def code_of(quarantined: Quarantined, *, edited: bool = False) -> Code:
     archives = {**job.archives, **archives}
     client = job.kinds[_terms(quarantined.frames().header).kind].client
     if not isinstance(client, Reference):
-        return Code(job, "as it was in the run, in which it came from Python")
+        return Code(job, "as it was when the run began: it was given from Python, and no path")
     code = client.code
     if code.intact():
         return Code(replace(job, archives={}), f"{code.folder}, as it was in the run")
     if edited:
         return Code(replace(job, archives={}), f"{code.folder}, as it is now: it has changed since the run")
     if code.digest in archives:
-        said = f"as it was in the run: {code.folder} has changed since, and --edited runs that"
+        said = f"{code.folder}, as it was in the run: what is there has changed since, and --edited runs that"
         return Code(replace(job, archives=archives), said)
     why = quarantined.about["app_not_kept"] or "its archive is gone"
     raise ConfigError(f"the app in {code.folder} has changed since the run, and was not kept: {why}. --edited runs it")
@@ -84,10 +85,10 @@ def replay(
     quarantined: Quarantined,
     job: Job,
     *,
-    call: Call = plainly,
+    debug: bool = False,
     time_limit: float | None = None,
     memory: int = 0,
-) -> Outcome:
+) -> Replayed:
     """Run it in this thread, which is the process's first: with its content, its node's state, config and seed.
 
     What it prints is seen at once; a crash shows its stack on stderr, as does SIGQUIT (Ctrl-\\) and the end by a limit.
@@ -95,7 +96,7 @@ def replay(
 
     Args:
         job: from :func:`code_of`.
-        call: calls the ClientApp.
+        debug: call the ClientApp under Python's debugger.
         time_limit: seconds after which this process ends; None: it may take as long as it likes.
         memory: bytes; this process ends where it holds more; 0: there is no limit.
 
@@ -112,20 +113,33 @@ def replay(
         faulthandler.register(signal.SIGQUIT, chain=True)
     ready = loaded(job)
     kind = ready.kinds[terms.kind]
-    client = partial(_called, call, kind.client, kind.makes)
-    kind = replace(kind, client=client, makes=False, time_limit=time_limit, memory=memory)
+    app = _Watched(kind.client, kind.makes, debug)
+    kind = replace(kind, client=app, makes=False, time_limit=time_limit, memory=memory)
     out: list[Any] = []
+    kept = partial(kept_in, out, copies, True)
     seed = terms.generators != Generators.LEAVE
     with limited_threads(kind.resources.threads), limits(kind, box):
-        outcome = answer_message(
-            ready, kind, seed, message, contents, frames.buffers, partial(kept_in, out, copies, True)
-        )
+        outcome = answer_message(ready, kind, seed, message, contents, frames.buffers, kept)
     done = Reply(DONE, worker_name(), False, "", peak_memory(), [(*outcome, "")])
-    return outcomes_of(done, out)[0]
+    return Replayed(outcomes_of(done, out)[0], app.interrupted)
 
 
-def _called(call: Call, client: Any, makes: bool, message: Message, context: Context) -> Message:
-    return call(made(client, context) if makes else client, message, context)
+class _Watched:
+    """The ClientApp, and whether Ctrl-C ended its call."""
+
+    def __init__(self, client: Any, makes: bool, debug: bool) -> None:
+        self.interrupted = False
+        self._client = client
+        self._makes = makes
+        self._debug = debug
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        try:
+            app: Handler = made(self._client, context) if self._makes else self._client
+            return debugged(app, message, context) if self._debug else app(message, context)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            raise
 
 
 def _terms(header: bytes) -> Terms:

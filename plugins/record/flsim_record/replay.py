@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from flsim.apps import Context, Handler
-    from flsim.message import Message
     from flsim.quarantine import Quarantined
-    from flsim.wire import Outcome
+    from flsim.replay import Replayed
 
 
 def replay(
@@ -24,7 +22,7 @@ def replay(
         ..., metavar="RUN", help="A run's folder, by its path or name, or how its id begins or ends."
     ),
     message: str | None = typer.Argument(
-        None, metavar="[MESSAGE]", help="The message's id; without it, list those in quarantine."
+        None, metavar="MESSAGE", help="The message's id; without it, list those in quarantine."
     ),
     runs_dir: Path = typer.Option(
         Path("runs"), "--runs-dir", metavar="DIR", help="The folder that holds those of runs."
@@ -45,8 +43,8 @@ def replay(
 
     It runs code and reads pickles from the run's folder: replay only runs that you trust as you trust their app.
 
-    Exit codes: 0 it got a reply; 1 it failed with an error; 2 wrong usage; 130 Ctrl-C; or what the message makes of this
-    process: it may end it.
+    Exit codes: 0 it got a reply; 1 it failed with an error, or reached a limit; 2 wrong usage; 130 Ctrl-C; or that with
+    which the message ends this process.
     """
     from flsim.fleet import seconds
     from flsim.quarantine import find_message, left_out, quarantined
@@ -65,8 +63,7 @@ def replay(
 
 def _replay(which: Quarantined, debug: bool, edited: bool, limits: bool, time_limit: float | None) -> int:
     """Run it, and say what came of it. Returns the exit code."""
-    from flsim.replay import code_of, other_versions, plainly, replay
-    from flsim_record.debugger import debugged
+    from flsim.replay import code_of, other_versions, replay
 
     about = which.about
     code = code_of(which, edited=edited)
@@ -76,24 +73,14 @@ def _replay(which: Quarantined, debug: bool, edited: bool, limits: bool, time_li
     _announce(about, code.said, time_limit, memory)
     for name, (then, now) in other_versions(which).items():
         print(f"note: {name} was {then} in the run, and is {now} here", file=sys.stderr)
-    interrupted = False
-
-    def call(app: Handler, message: Message, context: Context) -> Message:
-        nonlocal interrupted
-        try:
-            return debugged(app, message, context) if debug else plainly(app, message, context)
-        except KeyboardInterrupt:
-            interrupted = True
-            raise
-
     begun = time.perf_counter()
     try:
-        outcome = replay(which, code.job, call=call, time_limit=time_limit, memory=memory)
+        replayed = replay(which, code.job, debug=debug, time_limit=time_limit, memory=memory)
     except bdb.BdbQuit:
         print("quit: the message was ended at a breakpoint", file=sys.stderr)
         return 1
-    _show_outcome(outcome, about, time.perf_counter() - begun, interrupted)
-    return 0 if outcome.error is None else 130 if interrupted else 1
+    sys.stdout.flush()
+    return _show_outcome(replayed, about, time.perf_counter() - begun)
 
 
 def _announce(about: Mapping[str, Any], code: str, time_limit: float | None, memory: int) -> None:
@@ -113,30 +100,39 @@ def _announce(about: Mapping[str, Any], code: str, time_limit: float | None, mem
     )
 
 
-def _show_outcome(outcome: Outcome, about: Mapping[str, Any], took: float, interrupted: bool) -> None:
+def _show_outcome(replayed: Replayed, about: Mapping[str, Any], took: float) -> int:
+    """Say what came of it. Returns the exit code."""
     from flsim.blackbox import mebibytes
-    from flsim.envelope import clean
-    from flsim.message import ErrorCode
+    from flsim.envelope import clean, describe
+    from flsim.message import Error, ErrorCode
 
-    sys.stdout.flush()
-    end = "it was interrupted" if interrupted else "it got a reply" if outcome.error is None else "it failed"
+    outcome, interrupted = replayed
+    error, shown = outcome.error, list[str]()
+    if error is None:
+        try:
+            shown = [f"  {line}" for line in _described(outcome.reply.decoded())]
+            if outcome.state is not None:
+                shown += ["its node's state is now:"]
+                shown += [f"  {line}" for line in _described(outcome.state.decoded())]
+        except Exception as e:  # to unpickle the app's objects runs its code
+            error = Error(int(ErrorCode.REPLY_UNDECODABLE), describe(e))
+    end = "it was interrupted" if interrupted else "it got a reply" if error is None else "it failed"
     limit = f" (its time_limit: {about['time_limit']:g} s)" if about["time_limit"] is not None else ""
     memory = f" (its kind may hold {mebibytes(about['memory'])})" if about["memory"] else ""
     print(f"\n{end} after {took:.2f} s{limit}; this process has held {mebibytes(outcome.peak_memory)}{memory}")
-    if outcome.error is not None:
-        print(f"{ErrorCode.name_of(outcome.error.code)}: {clean(outcome.error.reason, 4096)}")
-        print(clean(outcome.error.traceback.rstrip(), 20_000))
-        return
-    for line in _described(outcome.reply.decoded()):
-        print(f"  {clean(line, SHOWN)}")
-    if outcome.state is not None:
-        print("its node's state is now:")
-        for line in _described(outcome.state.decoded()):
-            print(f"  {clean(line, SHOWN)}")
+    for line in shown:
+        print(clean(line, SHOWN))
+    if error is None:
+        return 0
+    print(f"{ErrorCode.name_of(error.code)}: {clean(error.reason, TEXT)}\n{clean(error.traceback.rstrip(), TEXT)}")
+    return 130 if interrupted else 1
 
 
 SHOWN = 300
 """Characters of a line of a reply."""
+
+TEXT = 20_000
+"""Characters of an error."""
 
 
 def _described(content: Any) -> Iterator[str]:

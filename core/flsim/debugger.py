@@ -6,13 +6,10 @@ import bdb
 import pdb
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING
 
+from flsim.apps import Context, Handler
 from flsim.envelope import describe
-
-if TYPE_CHECKING:
-    from flsim.apps import Context, Handler
-    from flsim.message import Message
+from flsim.message import Message
 
 
 def debugged(app: Handler, message: Message, context: Context) -> Message:
@@ -20,15 +17,16 @@ def debugged(app: Handler, message: Message, context: Context) -> Message:
 
     Raises what it raises, and bdb.BdbQuit where the user quits before it has ended.
     """
+    debugger = _Debugger()
     try:
-        answer: Message = _Debugger().runcall(app, message, context)
-    except bdb.BdbQuit:
-        raise
+        answer: Message = debugger.runcall(app, message, context)
     except BaseException as e:  # whatever an app raises is looked at
         sys.settrace(None)
         print(describe(e))
         pdb.post_mortem(e.__traceback__)
         raise
+    if debugger.left:
+        raise bdb.BdbQuit("the user quit")
     return answer
 
 
@@ -37,7 +35,13 @@ class _Debugger(pdb.Pdb):
 
     def __init__(self) -> None:
         super().__init__(skip=["flsim.*", "contextlib", "functools"], nosigint=True)
+        self.left = False
+        """Whether the user has quit: ``runcall`` keeps that to itself."""
         self._entered = False
+
+    def set_quit(self) -> None:
+        super().set_quit()
+        self.left = True
 
     def user_call(self, frame: FrameType, argument_list: None) -> None:
         if self._entered:
