@@ -17,17 +17,14 @@ def debugged(app: Handler, message: Message, context: Context) -> Message:
 
     Raises what it raises, and bdb.BdbQuit where the user quits before it has ended.
     """
-    debugger = _Debugger()
     try:
-        answer: Message = debugger.runcall(app, message, context)
+        return _Debugger().call(app, message, context)
+    except bdb.BdbQuit:
+        raise
     except BaseException as e:  # whatever an app raises is looked at
-        sys.settrace(None)
         print(describe(e))
         pdb.post_mortem(e.__traceback__)
         raise
-    if debugger.left:
-        raise bdb.BdbQuit("the user quit")
-    return answer
 
 
 class _Debugger(pdb.Pdb):
@@ -35,13 +32,17 @@ class _Debugger(pdb.Pdb):
 
     def __init__(self) -> None:
         super().__init__(skip=["flsim.*", "contextlib", "functools"], nosigint=True)
-        self.left = False
-        """Whether the user has quit: ``runcall`` keeps that to itself."""
         self._entered = False
 
-    def set_quit(self) -> None:
-        super().set_quit()
-        self.left = True
+    def call(self, app: Handler, message: Message, context: Context) -> Message:
+        """As ``runcall``, which keeps a quit to itself."""
+        self.reset()
+        sys.settrace(self.trace_dispatch)
+        try:
+            return app(message, context)
+        finally:
+            self.quitting = True
+            sys.settrace(None)
 
     def user_call(self, frame: FrameType, argument_list: None) -> None:
         if self._entered:
