@@ -35,7 +35,7 @@ from flsim.errors import ConfigError, UnknownName
 from flsim.fleet import FIRST_NODE_ID, Kind
 from flsim.job import inspect_host, job_digest
 from flsim.message import Error, ErrorCode
-from flsim.payload import Carried, Frames, Shared
+from flsim.payload import Carried, Frames, Piece, Shared
 from flsim.pickling import Buffer
 from flsim.wire import Packed, Terms, pack_lease
 
@@ -106,7 +106,7 @@ class Quarantine:
         for carried in message.content.carried:
             if carried not in self._shared:
                 new.append(carried)
-                size += sum(p.nbytes for p in message.content.buffers if getattr(p, "carried", None) is carried)
+                size += sum(b.nbytes for b in message.content.buffers if isinstance(b, Piece) and b.carried is carried)
         fault = ""
         if self._kept >= MESSAGES:
             fault = f"it holds {MESSAGES} messages, and takes no more"
