@@ -33,6 +33,7 @@ from flsim.message import ErrorCode, Message
 from flsim.options import make_options
 from flsim.payload import Frames, blob_of
 from flsim.project import Project, load_project
+from flsim.quarantine import quarantined
 from flsim.records import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flsim.resources import Resources
 from flsim.testing.apps import RAISED, RETURNED, client, held, notes, untouched_generators
@@ -668,8 +669,17 @@ def models_arrive_whole_and_read_only(subject: Subject) -> None:
 
 @check(12, "isolation")
 def a_model_outlives_the_worker_that_had_it(subject: Subject) -> None:
-    """Workers that die with a message that carries a model cost no other message, and those have the model."""
-    subject.run(_send_models, config={"dies": 2})
+    """Workers that die with a message that carries a model cost no other message, and those have the model. So has the
+    quarantine, where the messages that cost them are kept."""
+    import numpy as np
+
+    with _folder() as folder:
+        subject.run(_send_models, config={"dies": 2}, run_dir=folder)
+        kept = [{bytes(b) for b in q.frames().buffers} for q in quarantined(folder)]
+    sent = [(np.arange(100_000.0) + added).tobytes() for added in (1, 1, 3, 3)]
+    assert len(kept) == len(sent), f"{len(sent)} messages cost their workers, {len(kept)} are in quarantine"
+    for model, buffers in zip(sent, kept, strict=True):
+        assert {model, bytes(range(256)) * 1000} <= buffers, "what is in quarantine is not what was sent"
 
 
 # ---- the apps of whole runs

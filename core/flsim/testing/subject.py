@@ -67,16 +67,25 @@ class Subject:
         seed: int = 7,
         options: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
+        run_dir: Path | None = None,
     ) -> RunResult:
-        """Run ``server`` with the checks' ClientApp on this backend, through the engine."""
+        """Run ``server`` with the checks' ClientApp on this backend, through the engine; with ``run_dir`` for its
+        folder."""
         fleet = tuple(kinds) or (Kind("default", client, nodes),)
         project = Project("check", server, fleet, config or {}, declared=False)
-        return self.run_project(project, seed=seed, options=options)
+        return self.run_project(project, seed=seed, options=options, run_dir=run_dir)
 
-    def run_project(self, project: Project, *, seed: int = 7, options: Mapping[str, Any] | None = None) -> RunResult:
+    def run_project(
+        self,
+        project: Project,
+        *,
+        seed: int = 7,
+        options: Mapping[str, Any] | None = None,
+        run_dir: Path | None = None,
+    ) -> RunResult:
         """Run a project on this backend, through the engine."""
         made = make_options(self.spec, self.options if options is None else options)
-        return Plan(project, self.spec, made, seed).run()
+        return Plan(project, self.spec, made, seed).run(run_dir=run_dir)
 
     @contextlib.contextmanager
     def desk(self, need: Resources | None = None, time_limit: float | None = None) -> Iterator[Desk]:
