@@ -23,6 +23,8 @@ from typer.main import get_group
 
 from flsim import ErrorCode, hooks
 from flsim.cli.app import app
+from flsim.cli.commands import with_commands
+from flsim.plugins import Plugins
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -82,7 +84,7 @@ def commands() -> Iterator[Any]:
 @pytest.mark.parametrize("line", list(commands()))
 def test_a_command_of_flsim_that_a_page_shows_exists_with_its_flags(line: str) -> None:
     command, *arguments = shlex.split(line, comments=True)[1:]
-    group = get_group(app)
+    group = get_group(with_commands(app, Plugins()))
     if command.startswith("-"):
         group.make_context("flsim", [command, *arguments], resilient_parsing=True)
         return

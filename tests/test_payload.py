@@ -281,6 +281,9 @@ class InStore(Shared):
     def __init__(self, store: Store) -> None:
         self._store = store
 
+    def buffers(self) -> list[bytes]:
+        return []
+
     def close(self) -> None:
         self._store.closed += 1
 

@@ -31,6 +31,7 @@ from flsim.job import Job, JobKind, job_digest
 from flsim.linkstate import LinkState
 from flsim.message import SERVER_NODE_ID
 from flsim.places import Places
+from flsim.quarantine import Quarantine
 from flsim.records import RecordDict
 from flsim.result import RunResult, digest
 from flsim.settings import settings_of
@@ -191,6 +192,10 @@ class Run:
         isolated = "isolation" in spec.honours
         boxes = BlackBoxes(folder, near="hosts" not in spec.honours)
         self._sent = JobSent(job, job_digest(job), generators, boxes, isolated, "abort" in spec.honours)
+        if self._run_dir is not None:
+            self._link.quarantine = Quarantine(
+                self._run_dir, job, self._fleet.kinds, generators, "hosts" in spec.honours, self._link.announce
+            )
         if generators is Generators.LEAVE:
             self._link.announce(
                 f"backend {spec.name} runs several ClientApps in one process: the global random generators "
@@ -241,6 +246,8 @@ class Run:
                 self._loops.append(self._loop.create_task(worker_loop(self._link, self._backend, self._sent, i)))
 
     async def _stop(self) -> None:
+        if self._link.quarantine is not None:
+            self._link.quarantine.close()
         backend, self._backend, self._places = self._backend, None, None
         if backend is not None:
             backend.stop()

@@ -19,8 +19,8 @@ TRACEBACK_LIMIT = 16 * 1024
 
 
 _OURS = frozenset((
-    "flsim.apps", "flsim.code", "flsim.engine", "flsim.plan", "flsim.worker", "flsim.cli.run", "contextlib",
-    "importlib", "importlib._bootstrap", "importlib._bootstrap_external",
+    "flsim.apps", "flsim.code", "flsim.debugger", "flsim.engine", "flsim.plan", "flsim.replay", "flsim.worker",
+    "flsim.cli.run", "bdb", "contextlib", "importlib", "importlib._bootstrap", "importlib._bootstrap_external",
 ))  # fmt: skip
 """Modules that stand between the engine and the app's first line."""
 
@@ -175,6 +175,11 @@ class _Tee:
 # One of each per process, since sys.stdout and the thread pools are: loggers that an app makes keep the _Tee.
 _THREADS = _Threads()
 _TEES: list[_Tee] = []
+
+
+def limited_threads(threads: int) -> contextlib.AbstractContextManager[Any]:
+    """Give BLAS and OpenMP so many threads, until the context ends: of the libraries that are loaded now."""
+    return _THREADS.limit(threads)
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ class Kind:
         if isinstance(self.nodes, bool) or not isinstance(self.nodes, int) or self.nodes < 1:
             raise ConfigError(f"nodes is a whole number, one or more, not {self.nodes!r}")
         if self.time_limit is not None:
-            object.__setattr__(self, "time_limit", _seconds("time_limit", self.time_limit))
+            object.__setattr__(self, "time_limit", seconds("time_limit", self.time_limit))
         if not isinstance(self.name, str):
             raise ConfigError(f"the name of a kind is a string, not {self.name!r}")
         object.__setattr__(self, "config", flatten(self.config))
@@ -53,7 +53,8 @@ class Kind:
                 raise ConfigError(f"the config of kind {self.name!r} cannot have {key}, which the engine sets")
 
 
-def _seconds(what: str, value: Any) -> float:
+def seconds(what: str, value: Any) -> float:
+    """``value`` if it is a time. Raises ConfigError, which names ``what`` it is."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ConfigError(f"{what} is a number of seconds, more than zero, not {value!r}")
     return float(value)

@@ -87,15 +87,23 @@ def prepare(job: Buffer) -> Job:
         return known
     try:
         made: Job = pickle.loads(job)
-        kinds = tuple(_loaded(k, made.archives) for k in made.kinds)
+    except BaseException as e:  # a ClientApp that is in it imports what it needs
+        raise AppLoadError(traceback_of(e)) from e
+    _jobs[digest] = loaded(made)
+    while len(_jobs) > _JOBS_KEPT:
+        _jobs.popitem(last=False)
+    return _jobs[digest]
+
+
+def loaded(job: Job) -> Job:
+    """The job with its apps imported, in the place of references to them. Raises AppLoadError."""
+    try:
+        kinds = tuple(_loaded(k, job.archives) for k in job.kinds)
     except AppLoadError:
         raise
     except BaseException as e:  # an import runs the app's code, which may raise anything
         raise AppLoadError(traceback_of(e)) from e
-    _jobs[digest] = replace(made, run_config=MappingProxyType(dict(made.run_config)), kinds=kinds, archives={})
-    while len(_jobs) > _JOBS_KEPT:
-        _jobs.popitem(last=False)
-    return _jobs[digest]
+    return replace(job, run_config=MappingProxyType(dict(job.run_config)), kinds=kinds, archives={})
 
 
 def _loaded(kind: JobKind, archives: Mapping[str, bytes]) -> JobKind:

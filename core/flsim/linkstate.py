@@ -23,10 +23,11 @@ from flsim.heart import Entry, Heart, Lease
 from flsim.message import SERVER_NODE_ID, Error, ErrorCode, Message, Metadata
 from flsim.payload import Blob, Carried, Encoder, Share
 from flsim.pickling import unencodable
+from flsim.quarantine import Quarantine
 from flsim.resources import Place
 from flsim.sizing import LeaseSizes
 from flsim.states import NodeStates
-from flsim.wire import Outcome
+from flsim.wire import Outcome, Packed
 
 
 class PushedMessage(NamedTuple):
@@ -126,6 +127,8 @@ class LinkState:
         """What the nodes keep; from when the run has a folder for them. Used on the event loop alone."""
         self.share: Share | None = None
         """The backend's, once it has started."""
+        self.quarantine: Quarantine | None = None
+        """Where messages go that cost a worker; of a run that has a folder for it."""
         self._slots = 0
         """How many leases can be at work at once, at most."""
         self._largest: dict[str, int] = {}
@@ -285,6 +288,12 @@ class LinkState:
         self._dispatch()
         return await future
 
+    def packed(self, entry: Entry) -> Packed:
+        """A message with its node's state, as a worker gets it. Raises NoRoom where the state cannot be read."""
+        blob, k, group_id, created_at, ttl, _ = entry.payload
+        state = self.states.get(entry.node)
+        return Packed(entry.id, entry.node, k, entry.type, group_id, created_at, ttl, blob, state)
+
     def returned(self, lease: Lease, worker: str, outcomes: Sequence[Outcome]) -> None:
         """A lease came back: its replies and node states are accepted in one step."""
         if [o.message_id for o in outcomes] != [e.id for e in lease.entries]:
@@ -327,6 +336,7 @@ class LinkState:
             now = self.clock()
             ended = self.heart.lost(now, lease, lost.cause, str(lost), lost.traceback)
             for entry, code, reason, traceback in ended:
+                self._set_apart(entry, Error(int(code), reason, traceback))
                 self._end([entry], code, reason, traceback)
             broken = self.heart.broken
         self._observers.put(LostWorker(lost.cause.value, str(lost), len(lease.entries), lease.id, now))
@@ -439,6 +449,25 @@ class LinkState:
             self._carried[lease.id] = held
             for carried in held:
                 carried.users += 1
+
+    def _set_apart(self, entry: Entry, error: Error) -> None:
+        """A message has cost its workers: it goes into quarantine, while what it carries is still there."""
+        if self.quarantine is None:
+            return
+        try:
+            message = self.packed(entry)
+        except NoRoom as e:
+            self.fail(e)
+            return
+        held = message.content.carried
+        for carried in held:
+            carried.users += 1
+
+        def kept() -> None:
+            with self.lock:
+                self._let_go(held)
+
+        self.quarantine.put(message, entry.kind, entry.attempts, error, kept)
 
     def _let_go(self, held: Iterable[Carried]) -> None:
         """Of each once."""

@@ -21,6 +21,11 @@ class Shared(ABC):
     """
 
     @abstractmethod
+    def buffers(self) -> Sequence[Buffer]:
+        """What it holds, in order and read-only, for the driver itself. Called seldom, from any thread, while it is not
+        closed; it may take its time."""
+
+    @abstractmethod
     def close(self) -> None:
         """Nothing needs it any more. Called once, from any thread, and has to be quick."""
 
@@ -44,7 +49,7 @@ class Frames:
 class Carried:
     """Buffers that are shared, and how many messages and leases need them still."""
 
-    __slots__ = ("count", "shared", "users")
+    __slots__ = ("__weakref__", "count", "shared", "users")
 
     def __init__(self, shared: Shared, count: int) -> None:
         self.shared = shared

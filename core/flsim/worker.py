@@ -36,7 +36,6 @@ from flsim.wire import (
     NOT_LOADED,
     NOT_READ,
     PROBE,
-    Packed,
     Part,
     Reply,
     Terms,
@@ -85,7 +84,9 @@ async def _run(link: LinkState, backend: Backend, sent: JobSent, kind: int, leas
     folder = str(sent.boxes.folder) if sent.own_process else ""
     overdue = limit * len(lease.entries) + SILENCE if limit is not None and sent.aborts else None
     try:
-        frames = pack_lease(_packed(lease, link), Terms(lease.id, folder, sent.digest, kind, sent.generators))
+        frames = pack_lease(
+            [link.packed(e) for e in lease.entries], Terms(lease.id, folder, sent.digest, kind, sent.generators)
+        )
         result = await send(link, backend, frames, need, lease.place, lease.devices, overdue)
         answer = unpack_reply(result)
         if answer.status == JOB_WANTED:
@@ -158,15 +159,6 @@ async def _abort_overdue(backend: Backend, future: Future[Frames], done: asyncio
     backend.abort(future)
 
 
-def _packed(lease: Lease, link: LinkState) -> list[Packed]:
-    messages = []
-    for entry in lease.entries:
-        blob, k, group_id, created_at, ttl, _ = entry.payload
-        state = link.states.get(entry.node)
-        messages.append(Packed(entry.id, entry.node, k, entry.type, group_id, created_at, ttl, blob, state))
-    return messages
-
-
 # ---- in the worker
 
 
@@ -210,22 +202,22 @@ def run_lease(frames: Frames, keep: Keep = copies) -> Frames:
     noted = contextlib.nullcontext() if box is None or kind.memory else _noted(box)
     with around_lease(kind.resources.threads, restore=restore) as printed, refused_in_workers(), noted:
         for message in messages:
-            kept = partial(_kept, out, keep, message is messages[-1])
+            kept = partial(kept_in, out, keep, message is messages[-1])
             if box is None:
-                outcome = _answer(job, kind, seed, message, contents, buffers, kept)
+                outcome = answer_message(job, kind, seed, message, contents, buffers, kept)
             else:
                 box.at(terms.lease, message[0])
-                with _limits(kind, box):
-                    outcome = _answer(job, kind, seed, message, contents, buffers, kept)
+                with limits(kind, box):
+                    outcome = answer_message(job, kind, seed, message, contents, buffers, kept)
             outcomes.append((*outcome, printed()))
     outgrown = "" if box is None else guard.outgrown(kind.memory, kind.resources.cpus)
-    return Reply(DONE, worker_name(), boxed, outgrown, _peak_memory(), outcomes).encoded(out)
+    return Reply(DONE, worker_name(), boxed, outgrown, peak_memory(), outcomes).encoded(out)
 
 
 _NO_LIMITS = contextlib.nullcontext()
 
 
-def _limits(kind: JobKind, box: BlackBox) -> contextlib.AbstractContextManager[None]:
+def limits(kind: JobKind, box: BlackBox) -> contextlib.AbstractContextManager[None]:
     """Hold one message to what its kind may take of time and memory: what exceeds it ends this process."""
     return _limited(kind, box) if kind.memory or kind.time_limit is not None else _NO_LIMITS
 
@@ -255,14 +247,15 @@ def _limited(kind: JobKind, box: BlackBox) -> Iterator[None]:
             guard.memory_guard().end()
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+    """Bytes that this process has held in memory at most."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
 
 
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
-def _answer(
+def answer_message(
     job: Job,
     kind: JobKind,
     seed: bool,
@@ -300,7 +293,7 @@ def _answer(
     try:
         if seed:
             seed_globals(job.seed, (node, k))
-        app = _made(kind.client, context) if kind.makes else kind.client
+        app = made(kind.client, context) if kind.makes else kind.client
         answer = app(message, context)
     except bdb.BdbQuit:
         raise
@@ -373,7 +366,8 @@ def _faults(answer: Any, message_id: str) -> tuple[str, _Sent | None]:
     return "", _Sent(None, error, about.group_id, about.created_at)
 
 
-def _made(client: Any, context: Context) -> Any:
+def made(client: Any, context: Context) -> Any:
+    """The ClientApp that ``client`` makes for a message."""
     app = client(context)
     if not callable(app):
         raise TypeError(f"{client.__qualname__} made a {type(app).__name__}, which is no ClientApp")
@@ -385,7 +379,8 @@ def _decoded(part: Part, buffers: list[Buffer]) -> Any:
     return decode(pickled, [buffers[i] for i in wheres])
 
 
-def _kept(out: list[Any], keep: Keep, last: bool, raws: list[memoryview]) -> tuple[int, ...]:
+def kept_in(out: list[Any], keep: Keep, last: bool, raws: list[memoryview]) -> tuple[int, ...]:
+    """Keep what lies beside a pickle in ``out``, and say where it is there."""
     first = len(out)
     out.extend(keep(raws, last))
     return tuple(range(first, len(out)))

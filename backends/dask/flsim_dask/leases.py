@@ -52,6 +52,9 @@ class DaskShared(Shared):
             self._at[worker] = await self._connection.ahead(self._arrays, worker.address)
         return self._at[worker]
 
+    def buffers(self) -> list[memoryview]:
+        return [memoryview(array).toreadonly() for array in self._arrays]
+
     def close(self) -> None:
         self._connection.call_soon(self._at.clear)
 

@@ -75,6 +75,9 @@ class SharedSegment(Shared):
         self._segment = segment
         self._forget = forget
 
+    def buffers(self) -> list[memoryview]:
+        return self.placed.views()
+
     def close(self) -> None:
         if self._forget(self):  # else it went with the backend
             self._segment.close()

@@ -165,6 +165,9 @@ class _Shared(Shared):
     def __init__(self, ref: Any) -> None:
         self.ref = ref
 
+    def buffers(self) -> list[memoryview]:
+        return [memoryview(b).toreadonly() for b in ray.get(self.ref)]
+
     def close(self) -> None:
         self.ref = None
 

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -157,7 +158,7 @@ def _run(plugins: Plugins, plan: Plan, out: TextIO | None) -> RunResult:
     started = _Started()
     view = plan.view(plugins, out, by_default=True)
     try:
-        with _terminated():
+        with _terminated(), _quarantine_shown(view.run_dir):
             return plan.run([started, *plugins.observers(view)], view.run_dir)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is ended: another Ctrl-C would only disturb the exit
@@ -288,6 +289,28 @@ def _show_result(result: RunResult, out: TextIO) -> None:
     )
     if result.run_dir is not None:
         print(f"kept in {_near(result.run_dir)}", file=out)
+        _show_quarantine(result.run_dir, out)
+
+
+def _show_quarantine(run_dir: Path, out: TextIO) -> None:
+    from flsim.quarantine import count
+
+    if n := count(run_dir):
+        what = "1 message that cost its worker is" if n == 1 else f"{n:,} messages that cost their workers are"
+        path = str(_near(run_dir))
+        typed = path if os.sep in path else f".{os.sep}{path}"  # else it would be looked for in runs/
+        print(f"{what} in quarantine: flsim replay {shlex.quote(typed)}", file=out)
+
+
+@contextlib.contextmanager
+def _quarantine_shown(run_dir: Path | None) -> Iterator[None]:
+    """Say what is in quarantine of a run that fails: it may be why."""
+    try:
+        yield
+    except BaseException:
+        if run_dir is not None:
+            _show_quarantine(run_dir, sys.stderr)
+        raise
 
 
 def _near(path: Path) -> Path:

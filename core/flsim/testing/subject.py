@@ -69,11 +69,13 @@ class Subject:
         options: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
         observers: Sequence[Observer] = (),
+        run_dir: Path | None = None,
     ) -> RunResult:
-        """Run ``server`` with the checks' ClientApp on this backend, through the engine."""
+        """Run ``server`` with the checks' ClientApp on this backend, through the engine; with ``run_dir`` for its
+        folder."""
         fleet = tuple(kinds) or (Kind("default", client, nodes),)
         project = Project("check", server, fleet, config or {}, declared=False)
-        return self.run_project(project, seed=seed, options=options, observers=observers)
+        return self.run_project(project, seed=seed, options=options, observers=observers, run_dir=run_dir)
 
     def run_project(
         self,
@@ -82,10 +84,11 @@ class Subject:
         seed: int = 7,
         options: Mapping[str, Any] | None = None,
         observers: Sequence[Observer] = (),
+        run_dir: Path | None = None,
     ) -> RunResult:
         """Run a project on this backend, through the engine."""
         made = make_options(self.spec, self.options if options is None else options)
-        return Plan(project, self.spec, made, seed).run(observers)
+        return Plan(project, self.spec, made, seed).run(observers, run_dir)
 
     @contextlib.contextmanager
     def desk(self, need: Resources | None = None, time_limit: float | None = None) -> Iterator[Desk]:

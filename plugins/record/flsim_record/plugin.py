@@ -47,7 +47,9 @@ def flsim_open_run(path: Path) -> KeptRun | None:
 
 @hookimpl
 def flsim_commands(app: typer.Typer) -> None:
-    """The command ``show``."""
+    """The commands ``show`` and ``replay``."""
     from flsim_record.command import show
+    from flsim_record.replay import replay
 
     app.command()(show)
+    app.command()(replay)

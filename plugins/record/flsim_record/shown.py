@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -94,6 +95,9 @@ def show_run(run: Mapping[str, Any]) -> None:
             console.print()
             console.print(Text(title, "bold underline"))
             console.print(table)
+    if run["quarantine"] or run["left_out"]:
+        console.print()
+        _print_quarantine(console, run["quarantine"], run["left_out"], run["folder"])
     more = len(run["workers"]) - WORKERS
     if more > 0:
         console.print(f"… and {more:,} more workers")
@@ -128,6 +132,31 @@ def show_compared(several: Mapping[str, Any]) -> None:
     digests = set(several["came_to"]["digest"])
     if None not in digests:
         console.print("all came to the same state" if len(digests) == 1 else "they came to different states")
+
+
+def show_quarantine(messages: Sequence[Mapping[str, Any]], left_out: Mapping[str, Any], run: str) -> None:
+    """Print which messages of ``run`` are in quarantine."""
+    console = _console()
+    if not messages and not left_out:
+        console.print(_text(f"no message of {run} is in quarantine: none has cost its worker"))
+        return
+    _print_quarantine(console, messages, left_out, run)
+
+
+def _print_quarantine(
+    console: Console, messages: Sequence[Mapping[str, Any]], left_out: Mapping[str, Any], run: str
+) -> None:
+    console.print(Text("quarantine", "bold underline"))
+    table = _table("message:", "node:", "type", "error", "attempts:", "reason")
+    for about in messages:
+        numbers = f"{about['message']}", f"{about['node']}"
+        reason = clean(plain(about["reason"]), REASON)
+        table.add_row(*map(_text, (*numbers, about["type"], about["error"], f"{about['attempts']}", reason)))
+    console.print(table)
+    if left_out:
+        console.print(_text(f"not kept: {left_out['messages']:,} more, the last: {left_out['why']}"))
+    if messages:
+        console.print(_text(f"run one alone by: flsim replay {shlex.quote(run)} {messages[0]['message']}"))
 
 
 def _facts(run: Mapping[str, Any]) -> Iterable[tuple[str, str | Text]]:
@@ -228,9 +257,13 @@ def _state(status: str) -> Text:
     return Text(status, STYLES.get(status, ""))
 
 
+def plain(text: str) -> str:
+    """``text`` on one line, without characters that could move a terminal."""
+    return clean(text.replace("\n", " "), 1000)
+
+
 def _text(text: str) -> Text:
-    """Text on one line, without characters that could move a terminal."""
-    return Text(clean(text.replace("\n", " "), 1000))
+    return Text(plain(text))
 
 
 def _lines(text: str) -> Text:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from flsim.message import ErrorCode
+from flsim.quarantine import left_out, quarantined
 from flsim_record.kept import Kept
 
 SLOWEST = 5
@@ -62,6 +63,8 @@ def summary(kept: Kept) -> dict[str, Any]:
         "messages": messages(kept),
         "metrics": metrics(kept),
         "failures": failures(kept),
+        "quarantine": [q.about for q in quarantined(kept.folder)],
+        "left_out": left_out(kept.folder),
         "slowest_nodes": slowest_nodes(kept),
         "workers": workers(kept),
         "lost": [

@@ -7,8 +7,10 @@ import hashlib
 from flsim.apps import Context, ServerApp
 from flsim.grid import Grid
 from flsim.message import ErrorCode, Message
+from flsim.quarantine import quarantined
 from flsim.records import ArrayRecord, ConfigRecord, RecordDict
 from flsim.testing.checks.registry import check
+from flsim.testing.checks.tools import temporary_folder
 from flsim.testing.subject import Subject
 
 _send_models = ServerApp()
@@ -23,8 +25,17 @@ def models_arrive_whole_and_read_only(subject: Subject) -> None:
 
 @check(12, "isolation")
 def a_model_outlives_the_worker_that_had_it(subject: Subject) -> None:
-    """Workers that die with a message that carries a model cost no other message, and those have the model."""
-    subject.run(_send_models, config={"dies": 2})
+    """Workers that die with a message that carries a model cost no other message, and those have the model. So has the
+    quarantine, where the messages that cost them are kept."""
+    import numpy as np
+
+    with temporary_folder() as folder:
+        subject.run(_send_models, config={"dies": 2}, run_dir=folder)
+        kept = [{bytes(b) for b in q.frames().buffers} for q in quarantined(folder)]
+    sent = [(np.arange(100_000.0) + added).tobytes() for added in (1, 1, 3, 3)]
+    assert len(kept) == len(sent), f"{len(sent)} messages cost their workers, {len(kept)} are in quarantine"
+    for model, buffers in zip(sent, kept, strict=True):
+        assert {model, bytes(range(256)) * 1000} <= buffers, "what is in quarantine is not what was sent"
 
 
 @_send_models.main()
