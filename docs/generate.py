@@ -13,6 +13,7 @@ import os
 import re
 import runpy
 import shlex
+import tomllib
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -205,8 +206,8 @@ CLAUSES: Mapping[int, tuple[str, str]] = {
     5: ("Equal submissions both run", "No result of an earlier lease answers a later one."),
     6: (
         "Start and stop",
-        "`stop` gives back what `start` took, and only that: no thread, process, port or file is left. The same holds "
-        "within five seconds for a driver that is killed. A cluster that was joined is left running.",
+        "`stop` gives back what `start` took, and only that: no thread, process, port or file is left, however often. "
+        "The same holds within five seconds for a driver that is killed. A cluster that was joined is left running.",
     ),
     7: ("Submit has its time", "`submit` before `start` or after `stop` raises."),
     8: (
@@ -220,11 +221,20 @@ CLAUSES: Mapping[int, tuple[str, str]] = {
         "The same seed gives the same content of every reply, and the same digest, with any number of workers, "
         "whatever died on the way: see [Determinism](determinism.md).",
     ),
-    11: ("Ports", "What is opened can be reached from this host alone, unless the user asks for more."),
+    11: (
+        "Ports and secrets",
+        "What is opened can be reached from this host alone, unless the user asks for more. What is secret stays in "
+        "the memory of the processes that need it: see [Security](SECURITY.md).",
+    ),
     12: (
         "Payload",
         "What many messages carry arrives in each as it was when it was pushed, whether `share` moves it once or each "
         "lease carries it, and outlives the workers that had it. ClientApps cannot write to it.",
+    ),
+    13: (
+        "Whole runs",
+        "What goes wrong in an app or in a worker costs what it must, and nothing else: the catalogue of "
+        "[faults](catalogue.md) says row by row what.",
     ),
 }
 
@@ -238,6 +248,26 @@ def contract() -> None:
             only = f" *(if it honours {', '.join(sorted(check.needs))})*" if check.needs else ""
             says = " ".join(inspect.getdoc(check.run).split())  # type: ignore[union-attr]  # all have one
             print(f"`{check.name}`{only}\n: {says}\n")
+
+
+def catalogue() -> None:
+    """The catalogue of faults: what each backend holds, and which tests show it."""
+    data = tomllib.loads((ROOT / "docs" / "catalogue.toml").read_text(encoding="utf-8"))
+    rows = data["row"]
+    for backend in BACKENDS:
+        declared = sum(backend in row.get("declared", {}) for row in rows)
+        print(f"- **{backend}**: {len(rows) - declared} of {len(rows)} rows held, {declared} declared impossible")
+    print(f"\n| row | fault | {' | '.join(BACKENDS)} | shown by |\n|---:|---|{'---|' * len(BACKENDS)}---|")
+    for row in rows:
+        reasons = {b: data.get(text, text) for b, text in row.get("declared", {}).items()}
+        cells = ["declared" if b in reasons else "held" for b in BACKENDS]
+        shown = [", ".join(f"`{name}`" for name in row["all"])] if "all" in row else []
+        for names in dict.fromkeys(tuple(row[b]) for b in BACKENDS if b in row):
+            who = ", ".join(b for b in BACKENDS if tuple(row.get(b, ())) == names)
+            shown.append(f"{who}: " + ", ".join(f"`{name.rpartition('::')[2]}`" for name in names))
+        for reason in dict.fromkeys(reasons.values()):
+            shown.append(f"*{', '.join(b for b in reasons if reasons[b] == reason)}: {reason}*")
+        print(f"| {row['number']} | {_cell(row['fault'])} | {' | '.join(cells)} | {'; '.join(shown)} |")
 
 
 def event_types() -> None:

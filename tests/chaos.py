@@ -25,7 +25,7 @@ from pathlib import Path
 
 import flsim
 from flsim import ClientApp, ConfigRecord, Context, ErrorCode, Grid, Message, MetricRecord, RecordDict, ServerApp
-from flsim.testing.watch import alive, children, shared_memory, until
+from flsim.testing.watch import children, shared_memory, until
 
 NODES = 990
 """No multiple of 200, so that other nodes have the bad messages from round to round."""
@@ -156,9 +156,11 @@ class Killer:
     def _kill(self) -> None:
         chance = random.Random(SEED)
         while not self._over.wait(KILL_EVERY):
-            pids = sorted(int(p.name) for p in self._folder.iterdir())
-            if living := [pid for pid in pids if alive(pid)]:
-                self.killed.append(chance.choice(living))
+            # Of our own alone, and seen of late: another process may have the number of one that is dead.
+            since = time.time() - KILL_EVERY
+            seen = {int(p.name) for p in self._folder.iterdir() if p.stat().st_mtime > since}
+            if at_work := sorted(seen & children()):
+                self.killed.append(chance.choice(at_work))
                 with contextlib.suppress(ProcessLookupError):  # it has just died otherwise
                     os.kill(self.killed[-1], signal.SIGKILL)
 

@@ -274,12 +274,16 @@ def _show_result(result: RunResult, out: TextIO) -> None:
         from rich.console import Console
         from rich.table import Table
 
+        from flsim.envelope import clean
+
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("messages")
         for column in ("sent", "answered", "errors"):
             table.add_column(column, justify="right")
         for type_, count in result.counts.items():
-            table.add_row(type_, f"{count.sent:,}", f"{count.answered:,}", f"{sum(count.errors.values()):,}")
+            table.add_row(
+                clean(type_, 200), f"{count.sent:,}", f"{count.answered:,}", f"{sum(count.errors.values()):,}"
+            )
         Console(file=out, highlight=False, width=None if out.isatty() else 100).print(table)
         _show_errors(result, out)
     print(
@@ -327,7 +331,7 @@ def _show_errors(result: RunResult, out: TextIO) -> None:
 
     for type_, count in result.counts.items():
         for name, n in count.errors.most_common():
-            print(f"  {type_}: {n:,} {name}", file=out)
+            print(f"  {clean(type_, 200)}: {n:,} {name}", file=out)
             reasons = [(r, m) for (code, r), m in count.reasons.most_common() if code == name]
             for reason, m in reasons[:REASONS_SHOWN]:
                 print(f"    {m:,} × {clean(reason, 200)}", file=out)
