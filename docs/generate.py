@@ -110,6 +110,9 @@ KEYS: Mapping[str, tuple[str, str, str]] = {
     "config": ("table", "empty", "`context.run_config`: [config](#config)"),
     "backends": ("table", "empty", "options by backend: [backends](#backends)"),
     "plugins": ("table", "empty", "plugins that take part, and their options: [plugins](#plugins)"),
+    "record": ("bool", "`true` for `flsim run`", "whether a run is kept in a folder of its own: [runs](runs.md)"),
+    "runs_dir": ("str", "`runs`, in the current folder", "the folder that holds those of runs"),
+    "record_rows": ("int", "1,000,000", "messages of a run of which a row is kept, at most"),
     "kinds": ("tables", "one kind", "in place of `client`, `nodes`, `time_limit` and `resources`: [kinds](#kinds)"),
 }
 KIND: Mapping[str, tuple[str, str, str]] = {

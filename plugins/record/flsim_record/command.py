@@ -12,10 +12,14 @@ import typer
 
 def show(
     run: list[str] = typer.Argument(
-        None, metavar="[RUN]...", help="A run's folder, by its path or name, or how its id begins or ends."
+        None, metavar="RUN", help="A run's folder, by its path or name, or how its id begins or ends."
     ),
     runs_dir: Path = typer.Option(
-        Path("runs"), "--runs-dir", metavar="DIR", help="The folder that holds those of runs."
+        Path("runs"),
+        "--runs-dir",
+        metavar="DIR",
+        show_default=False,
+        help="The folder that holds those of runs.  [default: runs]",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of tables."),
     parquet: Path | None = typer.Option(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -37,27 +38,20 @@ class Recorder:
 
     def on(self, events: Sequence[Event]) -> None:
         """Take what happened."""
-        tables = self._tables
         for event in events:
             if isinstance(event, RunStarted):
                 self._begin(event)
             elif isinstance(event, RunFinished):
                 self._finished = event
-            if tables is not None:
-                tables.take(event)
-        if tables is not None and (not events or tables.due()):
-            try:
-                tables.write()
-            except sqlite3.Error as e:
-                self._give_up(tables, e)
+            if self._tables is not None:
+                self._tables.take(event)
+        if self._tables is not None and (not events or self._tables.due()):
+            self._write(self._tables.write)
 
     def close(self) -> None:
         """Write what the run came to."""
         if self._tables is not None:
-            try:
-                self._tables.close()
-            except sqlite3.Error as e:
-                self._give_up(self._tables, e)
+            self._write(self._tables.close)
         finished = self._finished or RunFinished(0.0, "it is not known how the run ended", status="failed")
         if finished.result is not None:
             try:
@@ -79,24 +73,30 @@ class Recorder:
         os.close(self._lock)
 
     def _begin(self, event: RunStarted) -> None:
-        now = datetime.now().astimezone() - timedelta(seconds=time.monotonic() - event.at)
+        began = datetime.now().astimezone() - timedelta(seconds=time.monotonic() - event.at)
         self._about |= {
-            "began": now.isoformat(timespec="milliseconds"),
+            "began": began.isoformat(timespec="milliseconds"),
             "places": list(event.places),
             "slots": event.slots,
             "versions": versions(self._run.requirements),
             "machine": machine(),
             "git": commit(self._run.path),
         }
-        write_json(self._folder / RUN_JSON, self._about)
-
-    def _give_up(self, tables: Tables, error: sqlite3.Error) -> None:
-        self._tables = None
-        self._say("tables", f"{DATABASE} cannot be written, and is left as it is: {error}")
         try:
-            tables.abandon()
-        except sqlite3.Error as e:
-            log.warning("%s cannot be closed: %s", DATABASE, e)
+            write_json(self._folder / RUN_JSON, self._about)
+        except OSError as e:  # at the end there may be room again
+            self._say("beginning", f"{RUN_JSON} cannot be written: {e}")
+
+    def _write(self, write: Callable[[], None]) -> None:
+        tables = self._tables
+        try:
+            write()
+        except (sqlite3.Error, OSError) as e:
+            self._tables = None
+            self._say("tables", f"{DATABASE} cannot be written, and is left as it is: {e}")
+            if tables is not None:
+                with contextlib.suppress(sqlite3.Error):  # of which the cause is told
+                    tables.abandon()
 
     def _say(self, what: str, text: str) -> None:
         self._about.setdefault("not_kept", {})[what] = text

@@ -25,7 +25,11 @@ def replay(
         None, metavar="MESSAGE", help="The message's id; without it, list those in quarantine."
     ),
     runs_dir: Path = typer.Option(
-        Path("runs"), "--runs-dir", metavar="DIR", help="The folder that holds those of runs."
+        Path("runs"),
+        "--runs-dir",
+        metavar="DIR",
+        show_default=False,
+        help="The folder that holds those of runs.  [default: runs]",
     ),
     debug: bool = typer.Option(
         False, "--debug", help="Stop at the ClientApp's first line, and where it raises or you type Ctrl-C."

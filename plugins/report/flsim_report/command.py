@@ -11,7 +11,13 @@ import typer
 _RUN = "A run's folder, by its path or name, or how its id begins or ends; default: the newest."
 RUNS = typer.Argument(None, metavar="RUN", help=_RUN)
 RUN = typer.Argument(None, metavar="RUN", help=_RUN)
-RUNS_DIR = typer.Option(Path("runs"), "--runs-dir", metavar="DIR", help="The folder that holds those of runs.")
+RUNS_DIR = typer.Option(
+    Path("runs"),
+    "--runs-dir",
+    metavar="DIR",
+    show_default=False,
+    help="The folder that holds those of runs.  [default: runs]",
+)
 
 
 def report(
