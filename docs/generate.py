@@ -74,6 +74,7 @@ def command(line: str, folder: str = ".") -> None:
     text = "\n".join(row.rstrip() for row in result.stdout.rstrip().splitlines())
     # What differs from run to run, and from host to host.
     text = re.sub(r"[\d.]+ s, [\d,]+ messages/s", "0.12 s, 1,250 messages/s", text)
+    text = re.sub(r"kept in runs/\S+", "kept in runs/20261124T205705-app-e33eaec1", text)
     text = re.sub(r"\((this \w+): [^)]*\)", r"(\1: 4 cpu, 16 GiB)", text)
     print(f"```text\n$ {line}\n{text}\n```")
 
