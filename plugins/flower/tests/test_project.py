@@ -244,7 +244,7 @@ def test_flsims_own_options_come_before_the_federation(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_shows_what_would_run_what_is_missing_and_one_message_to_one_node(tmp_path: Path) -> None:
-    needs = 'version = "1"\ndependencies = ["flwr", "not-there>=3", "numpy<1", "a @ {root:uri}"]'
+    needs = 'version = "1"\ndependencies = ["flwr", "not-there>=3", "numpy<1", "!"]'
     app = write_project(tmp_path, PYPROJECT.replace('version = "1"', needs) + CONFIG)
     done = flsim_command("run", app, "--dry-run", "-b", "serial", "--nodes", "5", "--seed", "1")
     assert done.returncode == 0, done.stderr
@@ -254,7 +254,7 @@ def test_a_dry_run_shows_what_would_run_what_is_missing_and_one_message_to_one_n
     assert "model.size=5" in text
     assert "needs what is not here: not-there is not installed" in text
     assert "needs what is not here: numpy is " in text
-    assert "needs what is not here: 'a @ {root:uri}', which cannot be read" in text
+    assert "needs what is not here: '!', which cannot be read" in text
     assert "its first message, 'query', to node 2, was answered with config" in text
 
 
