@@ -38,8 +38,10 @@ def replay(
         None, "--time-limit", metavar="SECONDS", help="Seconds after which to end it with its stack."
     ),
 ) -> None:
-    """Run a message alone that cost its worker (WORKER_DIED, OUT_OF_MEMORY, TIME_LIMIT), in this process, with the
-    content, the node's state, the config and the seed that it had in the run.
+    """Run a message alone that cost its worker, in this process.
+
+    Messages that ended with WORKER_DIED, OUT_OF_MEMORY or TIME_LIMIT are in quarantine/ of the folder of a run that was
+    recorded. One runs with the content, the node's state, the config, the seed and the app that it had there.
 
     It runs code and reads pickles from the run's folder: replay only runs that you trust as you trust their app.
 
