@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bdb
 import os
 import sys
 import time
@@ -65,6 +64,8 @@ def replay(
 
 def _replay(which: Quarantined, debug: bool, edited: bool, limits: bool, time_limit: float | None) -> int:
     """Run it, and say what came of it. Returns the exit code."""
+    import bdb
+
     from flsim.replay import code_of, other_versions, replay
 
     about = which.about
