@@ -57,7 +57,9 @@ def replay(
     if message is None:
         from flsim_record.shown import show_quarantine
 
-        show_quarantine([q.about for q in quarantined(folder)], left_out(folder), run)
+        show_quarantine(
+            [q.about for q in quarantined(folder)], left_out(folder), run if runs_dir == Path("runs") else str(folder)
+        )
         return
     raise typer.Exit(_replay(find_message(folder, message), debug, edited, limits, time_limit))
 
