@@ -165,7 +165,6 @@ class Quarantine:
             "time_limit": of.time_limit,
             "bytes": message.content.nbytes,
             "state_bytes": None if message.state is None else message.state.nbytes,
-            "versions": dict(inspect_host(()).versions),
         }
 
     # ---- in the thread
@@ -197,7 +196,8 @@ class Quarantine:
         for part in parts:
             part["spans"] = part["spans"] or [next(spans)]
         _write_file(self._folder / f"{id_}.lease", [frames.header])
-        about |= {"parts": parts, "app_not_kept": self._app_not_kept}
+        versions = dict(inspect_host(()).versions)
+        about |= {"versions": versions, "parts": parts, "app_not_kept": self._app_not_kept}
         self._write_json(f"{id_}.json", about)
 
     def _write_shared(self, name: str, shared: Shared) -> list[tuple[int, int]]:

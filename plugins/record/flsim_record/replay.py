@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bdb
 import os
 import sys
 import time
@@ -42,8 +41,10 @@ def replay(
         None, "--time-limit", metavar="SECONDS", help="Seconds after which to end it with its stack."
     ),
 ) -> None:
-    """Run a message alone that cost its worker (WORKER_DIED, OUT_OF_MEMORY, TIME_LIMIT), in this process, with the
-    content, the node's state, the config and the seed that it had in the run.
+    """Run a message alone that cost its worker, in this process.
+
+    Messages that ended with WORKER_DIED, OUT_OF_MEMORY or TIME_LIMIT are in quarantine/ of the folder of a run that was
+    recorded. One runs with the content, the node's state, the config, the seed and the app that it had there.
 
     It runs code and reads pickles from the run's folder: replay only runs that you trust as you trust their app.
 
@@ -60,13 +61,17 @@ def replay(
     if message is None:
         from flsim_record.shown import show_quarantine
 
-        show_quarantine([q.about for q in quarantined(folder)], left_out(folder), run)
+        show_quarantine(
+            [q.about for q in quarantined(folder)], left_out(folder), run if runs_dir == Path("runs") else str(folder)
+        )
         return
     raise typer.Exit(_replay(find_message(folder, message), debug, edited, limits, time_limit))
 
 
 def _replay(which: Quarantined, debug: bool, edited: bool, limits: bool, time_limit: float | None) -> int:
     """Run it, and say what came of it. Returns the exit code."""
+    import bdb
+
     from flsim.replay import code_of, other_versions, replay
 
     about = which.about
