@@ -27,7 +27,7 @@ import flsim
 from flsim import ClientApp, ConfigRecord, Context, ErrorCode, Grid, Message, MetricRecord, RecordDict, ServerApp
 from flsim.testing.watch import children, shared_memory, until
 
-NODES = 990
+NODES = 390
 """No multiple of 200, so that other nodes have the bad messages from round to round."""
 
 SEED = 9
@@ -141,6 +141,8 @@ class Killer:
 
     def __init__(self, folder: Path) -> None:
         self.killed: list[int] = []
+        self.memory: set[Path] = set()
+        """Shared memory that processes of the run have had by a name, as far as it was seen."""
         self._folder = folder
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._kill)
@@ -156,6 +158,7 @@ class Killer:
     def _kill(self) -> None:
         chance = random.Random(SEED)
         while not self._over.wait(KILL_EVERY):
+            self.memory |= shared_memory({os.getpid(), *children()})
             # Of our own alone, and seen of late: another process may have the number of one that is dead.
             since = time.time() - KILL_EVERY
             seen = {int(p.name) for p in self._folder.iterdir() if p.stat().st_mtime > since}
@@ -179,12 +182,9 @@ def temporary_files() -> Iterator[Path]:
 
 
 def left(folder: Path, memory: set[Path]) -> list[str]:
-    """What a run has left: processes, shared memory that nobody else has mapped, files."""
-    ours = {os.getpid(), *children()}
-    others = shared_memory({int(p.name) for p in Path("/proc").glob("[0-9]*")} - ours)
+    """What a run has left: processes, files, and what its processes had of shared memory."""
     found = [f"process {pid}" for pid in children()]
-    found += [str(p) for p in Path("/dev/shm").iterdir() if p not in others | memory]
-    return found + [str(p) for p in folder.iterdir()]
+    return found + [str(p) for p in memory if p.exists()] + [str(p) for p in folder.iterdir()]
 
 
 def main() -> int:
@@ -195,14 +195,13 @@ def main() -> int:
     arguments = parser.parse_args()
     bad = False
     for backend in arguments.backend or ["loky", "dask", "ray"]:
-        memory = set(Path("/dev/shm").iterdir())
         with tempfile.TemporaryDirectory(prefix="chaos-") as pids, temporary_files() as folder:
             begun = time.monotonic()
             with Killer(Path(pids)) as killer:
                 seen = run(backend, pids, seconds=arguments.seconds)
             took = time.monotonic() - begun
-            until(lambda m=memory, f=folder: not left(f, m), 10)  # type: ignore[misc]
-            leaks = left(folder, memory)
+            until(lambda k=killer, f=folder: not left(f, k.memory), 10)  # type: ignore[misc]
+            leaks = left(folder, killer.memory)
         calm = run("serial", "", rounds=len(seen.digests))
         differ = [i for i, (a, b) in enumerate(zip(seen.digests, calm.digests, strict=True)) if a != b]
         wrong = [*seen.wrong, *(f"the replies of round {i} are not those of the calm run" for i in differ)]

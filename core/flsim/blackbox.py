@@ -13,6 +13,7 @@ import mmap
 import os
 import struct
 import tempfile
+import threading
 from pathlib import Path
 
 from flsim.envelope import clean
@@ -25,6 +26,9 @@ pid."""
 
 WORDS = 16 * 1024
 """Bytes read of what follows."""
+
+PATIENCE = 3.0
+"""Seconds that a worker which was lost may take to die."""
 
 OVER_MEMORY = "flsim: over its memory: "
 _OVER_TIME = "Timeout ("  # how faulthandler begins
@@ -147,7 +151,9 @@ class BlackBoxes:
     def close(self) -> None:
         """The run is over, and its workers are dead, or others'."""
         for file in self.folder.glob("worker-*"):
-            _end_family(file.read_bytes()[: HEAD.size])
+            head = file.read_bytes()[: HEAD.size]
+            if len(head) == HEAD.size and (pid := HEAD.unpack(head)[3]):
+                end_orphans(pid)
 
     def _take(self, lease: int) -> tuple[int, int, str] | None:
         """The box of the worker that was at this lease: at which message, the memory it held at most, and the words in
@@ -157,7 +163,9 @@ class BlackBoxes:
                 head = f.read(HEAD.size)
                 if len(head) == HEAD.size and HEAD.unpack(head)[0] == lease:
                     file.unlink()
-                    _end_family(head)
+                    if pid := HEAD.unpack(head)[3]:
+                        # It is heard that a worker is lost a moment before it is dead.
+                        threading.Thread(target=end_orphans, args=(pid, PATIENCE), daemon=True).start()
                     return *HEAD.unpack(head)[1:3], clean(f.read(WORDS).decode(errors="replace"), WORDS)
         return None
 
@@ -170,12 +178,6 @@ _CRASHES = {
     "Fatal Python error: Illegal instruction": "SIGILL",
 }
 """How faulthandler begins, and the signal that it has seen: not every backend is told of it."""
-
-
-def _end_family(head: bytes) -> None:
-    pid = HEAD.unpack(head)[3] if len(head) == HEAD.size else 0
-    if pid:
-        end_orphans(pid)
 
 
 def _over(limit: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 from pathlib import Path
 
@@ -17,18 +18,34 @@ def lead_group() -> None:
         os.setpgid(0, 0)
 
 
-def end_orphans(leader: int) -> None:
+def end_orphans(leader: int, patience: float = 0.0) -> None:
     """Kill what is left of a process group, once its leader is dead: one that lives may need what it has started.
 
     A resource tracker is left alone: it removes what the others leave, and then ends.
+
+    Args:
+        patience: seconds that the leader, which is on its way out, may take.
     """
-    if (_PROC / str(leader)).exists() and _field(leader, 0) != "Z":
+    if not hasattr(os, "pidfd_open") or not _dead(leader, patience):
         return
     for path in _PROC.glob("[0-9]*"):
         pid = int(path.name)
         if pid != leader and _field(pid, 2) == str(leader) and not _is_tracker(path):
             with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
                 os.kill(pid, signal.SIGKILL)
+
+
+def _dead(pid: int, patience: float) -> bool:
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        waiting = select.poll()
+        waiting.register(process, select.POLLIN)
+        return bool(waiting.poll(patience * 1000))
+    finally:
+        os.close(process)
 
 
 def _field(pid: int, at: int) -> str:
