@@ -24,8 +24,11 @@ class Shelf(Shared):
 
     def __init__(self, buffers: Sequence[memoryview], wrong: list[Exception]) -> None:
         self.wrong = wrong
-        self.buffers = [bytes(b) for b in buffers]
+        self._held = [bytes(b) for b in buffers]
         self.open = True
+
+    def buffers(self) -> Sequence[bytes]:
+        return self._held
 
     @kept
     def close(self) -> None:
@@ -121,7 +124,7 @@ class Cluster(Backend):
         for buffer in work.frames.buffers:
             if isinstance(buffer, Shelf):
                 assert buffer.open, "what a lease needs was closed"
-                buffers += buffer.buffers
+                buffers += buffer.buffers()
             else:
                 buffers.append(buffer)
         self._inspected = work.place
