@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
+
+_COLOUR = re.compile(r"\x1b\[\d*m")
 
 
 class _Stderr:
-    """Whatever ``sys.stderr`` is now: the engine catches what is written while a message is answered."""
+    """Whatever ``sys.stderr`` is now: the engine catches what is written while a message is answered. Flower colours
+    its lines wherever they go, here only where that is a terminal."""
 
     def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+        return sys.stderr.write(text if sys.stderr.isatty() else _COLOUR.sub("", text))
 
     def flush(self) -> None:
         sys.stderr.flush()

@@ -44,11 +44,10 @@ def test_an_app_comes_to_the_same_bit_by_bit_on_each_backend(name: str, backend:
     app = copied(name, tmp_path)
     serial, told = outcome(app, "serial", tmp_path)
     other, also = outcome(app, backend, tmp_path)
-    if name == "secure":  # what is added up hides behind numbers that each client draws from the system
+    assert other == serial
+    if name == "secure":  # whose state holds keys that are drawn from the system
         assert np.allclose(serial["means"], [1, 2.5, 4], atol=1e-3)
-        assert np.allclose(other["means"], serial["means"], atol=1e-3)
     else:
-        assert other == serial
         assert also["digest"] == told["digest"]
         assert also["metrics"] == told["metrics"]
 
@@ -104,10 +103,9 @@ def test_what_strategies_come_to_is_reported_and_is_part_of_the_result(tmp_path:
 def test_nothing_is_written_to_the_apps_folder(tmp_path: Path) -> None:
     app = copied("modern", tmp_path)
     before = {p: p.read_bytes() if p.is_file() else b"" for p in app.rglob("*")}
-    for backend in ("serial", "loky"):
-        skip_without(backend)
-        run_json(app, "--backend", backend)
-    assert flsim_command("run", app, "--dry-run").returncode == 0
+    skip_without("loky")
+    run_json(app, "--backend", "loky")
+    assert flsim_command("run", app, "--dry-run", "--backend", "serial").returncode == 0
     assert {p: p.read_bytes() if p.is_file() else b"" for p in app.rglob("*")} == before
 
 
