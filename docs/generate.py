@@ -261,7 +261,7 @@ def catalogue() -> None:
     for backend in BACKENDS:
         declared = sum(backend in row.get("declared", {}) for row in rows)
         print(f"- **{backend}**: {len(rows) - declared} of {len(rows)} rows held, {declared} declared impossible")
-    print(f"\n| row | fault | {' | '.join(BACKENDS)} | shown by |\n|---:|---|{'---|' * len(BACKENDS)}---|")
+    print(f"\n| row | {' | '.join(BACKENDS)} | fault, and what shows it |\n|---:|{'---|' * len(BACKENDS)}---|")
     for row in rows:
         reasons = {b: data.get(text, text) for b, text in row.get("declared", {}).items()}
         cells = ["declared" if b in reasons else "held" for b in BACKENDS]
@@ -271,7 +271,7 @@ def catalogue() -> None:
             shown.append(f"{who}: " + ", ".join(f"`{name.rpartition('::')[2]}`" for name in names))
         for reason in dict.fromkeys(reasons.values()):
             shown.append(f"*{', '.join(b for b in reasons if reasons[b] == reason)}: {reason}*")
-        print(f"| {row['number']} | {_cell(row['fault'])} | {' | '.join(cells)} | {'; '.join(shown)} |")
+        print(f"| {row['number']} | {' | '.join(cells)} | {_cell(row['fault'])}<br>{'<br>'.join(shown)} |")
 
 
 def event_types() -> None:

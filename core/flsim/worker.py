@@ -322,7 +322,9 @@ def answer_message(
     except BaseException as e:
         return failed(ErrorCode.REPLY_UNENCODABLE, unencodable(what, e), traceback_of(e))
     beside = [*raws, *(state_part[1] if state_part else ())]
-    size = len(pickled) + (len(state_part[0]) if state_part else 0) + sum(raw.nbytes for raw in beside)
+    size = len(pickled) + (len(state_part[0]) if state_part else 0)
+    if beside:
+        size += sum([raw.nbytes for raw in beside])
     if job.largest and size > job.largest:
         most = f"at most {mebibytes(job.largest)} are taken, which is half of what the driver may hold"
         return failed(ErrorCode.REPLY_TOO_LARGE, f"the reply and the node's state are {mebibytes(size)}, and {most}")
