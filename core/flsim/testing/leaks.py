@@ -22,9 +22,12 @@ __all__ = ["ctrl_c_is_heard", "folder_for_temporary_files", "nothing_is_left_beh
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c_is_heard() -> None:
-    """A shell's background job without job control ignores SIGINT, and so would all that tests start from it."""
+    """A shell's background job without job control ignores SIGINT and SIGQUIT, and so would all that tests start from
+    it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

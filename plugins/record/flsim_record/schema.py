@@ -113,4 +113,4 @@ def columns_of(name: str) -> dict[str, str]:
     return {column: type_ or _MADE[column] for column, type_ in found.items()}
 
 
-_MADE = {"type": "TEXT", "pushed": "REAL", "ended": "REAL"}
+_MADE = {"type": "TEXT", "pushed": "REAL", "ended": "REAL", "number": "REAL", "text": "TEXT"}
