@@ -60,7 +60,7 @@ def stop_may_be_called_twice_and_leaves_no_thread_and_no_process(subject: Subjec
 
 @check(6)
 def what_starts_again_and_again_leaves_nothing(subject: Subject) -> None:
-    """Three starts and stops, or up to thirty within three seconds, leave no open file, thread, process, shared memory
+    """Three starts and stops, or up to thirty within two seconds, leave no open file, thread, process, shared memory
     or temporary file that was not there after the first."""
 
     def there() -> Counter[str]:
@@ -75,7 +75,7 @@ def what_starts_again_and_again_leaves_nothing(subject: Subject) -> None:
         )
 
     first: Counter[str] = Counter()
-    end = time.monotonic() + 3
+    end = time.monotonic() + 2
     with temporary_folder() as folder, mock.patch.object(tempfile, "tempdir", str(folder)):
         for starts in range(31):
             with subject.desk() as desk:
