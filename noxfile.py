@@ -68,10 +68,10 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The core's tests, with the backends serial and loky, and a stranger's."""
+    """The core's tests, with the backends serial and loky."""
     session.install(*editable(".[parquet]", "backends/loky", POOL), "pandas>=2", *tools())
-    # The session `docs` runs the tests of the pages, which show all backends.
-    own = ("tests", "--ignore=tests/test_docs.py", "backends/loky/tests", f"{POOL}/tests")
+    # The session `docs` runs the tests of the pages, which show all backends; `stranger` checks the pool.
+    own = ("tests", "--ignore=tests/test_docs.py", "backends/loky/tests")
     session.run("pytest", *(session.posargs or own))
 
 
@@ -79,9 +79,9 @@ def tests(session: nox.Session) -> None:
 def alone(session: nox.Session) -> None:
     """The core's tests in an environment without any optional backend."""
     session.install("-e", ".", *tools("scikit-learn"))
-    # What these files are about is the same beside other backends, and the session `tests` runs them.
-    same = ("simulation", "mutants", "progress", "breakpoints", "notebook", "new", "docs")
-    session.run("pytest", *(session.posargs or ("tests", *(f"--ignore=tests/test_{name}.py" for name in same))))
+    # What the other files are about is the same beside other backends, and the session `tests` runs them.
+    differ = ("apps", "cli", "contract", "hooks", "options", "plugins", "record", "resources", "run")
+    session.run("pytest", *(session.posargs or (f"tests/test_{name}.py" for name in differ)))
 
 
 @nox.session(default=False)
@@ -130,8 +130,15 @@ def with_flower(session: nox.Session, *flwr: str) -> None:
 
 
 @nox.session
+def flower(session: nox.Session) -> None:
+    """Flower apps on serial and loky, with the newest flwr."""
+    with_flower(session, "flwr")
+    session.run("pytest", *(session.posargs or (f"{FLOWER}/tests", "-k", "not dask and not ray and not own_engine")))
+
+
+@nox.session(default=False)
 @nox.parametrize("flwr", ["==1.24.0", ""], ids=["oldest", "newest"])
-def flower(session: nox.Session, flwr: str) -> None:
+def flower_backends(session: nox.Session, flwr: str) -> None:
     """Flower apps on each backend, with the oldest flwr that is supported and with the newest."""
     with_flower(session, f"flwr{flwr}")
     some = (f"{FLOWER}/tests/test_apps.py", "-k", "bit_by_bit") if flwr else (f"{FLOWER}/tests",)

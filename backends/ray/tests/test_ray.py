@@ -375,7 +375,8 @@ NAMED = {check.name: check for check in CHECKS}
 class TestContractOnThisHost(BackendContract):
     @pytest.fixture
     def subject(self) -> Subject:
-        return Subject(SPEC, {"cpus": 2.0})
+        # `flsim check ray` waits for the minute that Ray's agents linger.
+        return Subject(SPEC, {"cpus": 2.0}, linger=False)
 
     @pytest.mark.timeout(240)  # the agents are waited for
     @pytest.mark.parametrize("check", [pytest.param(NAMED[name], id=name) for name in sorted(ON_THIS_HOST)])

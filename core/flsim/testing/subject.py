@@ -43,6 +43,7 @@ class Subject:
         variants: further options under which a run must come to the same result.
         known: checks that are known to fail, by name, with the reason. They must fail.
         patience: seconds that a check waits for a lease, or for ``stop``: a hang is found by it.
+        linger: whether a check waits for what may outlive a killed driver for a while; else it ends that itself.
     """
 
     spec: BackendSpec
@@ -50,6 +51,7 @@ class Subject:
     variants: Sequence[Mapping[str, Any]] = ()
     known: Mapping[str, str] = field(default_factory=dict)
     patience: float = 60.0
+    linger: bool = True
 
     @classmethod
     def of(cls, spec: BackendSpec, options: Mapping[str, Any]) -> Subject:

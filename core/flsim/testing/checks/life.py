@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from flsim.testing.checks.tools import (
     temporary_folder,
 )
 from flsim.testing.subject import Subject
-from flsim.testing.watch import alive, children, command, shared_memory, until
+from flsim.testing.watch import alive, children, command, kill, shared_memory, until
 
 
 @check(5)
@@ -142,6 +143,10 @@ def what_start_started_ends_with_a_driver_that_is_killed(subject: Subject) -> No
         gone = until(lambda: not any(alive(p) for p in processes if not _lingers(subject, processes[p])), 5)
         assert gone, f"these outlive a driver that was killed: {[c[:80] for p, c in processes.items() if alive(p)]}"
         longest = max(subject.spec.lingers.values(), default=0.0)
+        if not subject.linger:
+            for left in filter(alive, processes):
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    kill(left)
         assert until(lambda: not any(map(alive, processes)), longest), "what may linger a while stays"
         gone = until(lambda: not any(f.exists() for f in memory), 5)
         assert gone, f"shared memory outlives a driver that was killed: {[f.name for f in memory if f.exists()]}"
