@@ -1,6 +1,7 @@
 """What of the host a process may use, as affinity, control groups and limits leave it."""
 
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from helpers import execute, write
 
 from flsim.backend import HostOptions
 from flsim.errors import ConfigError
-from flsim.host import host_cpus, host_gpus, host_memory
+from flsim.host import host_cpu_model, host_cpus, host_gpus, host_memory
 
 CPUS = len(os.sched_getaffinity(0))
 HOST = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -63,6 +64,12 @@ def test_a_container_whose_group_is_named_from_outside_is_read_at_its_mount(tmp_
         },
     )
     assert (host_cpus(root), host_memory(root)) == (CPUS, GIB)
+
+
+def test_the_model_of_the_cpus_is_what_the_host_tells(tmp_path: Path) -> None:
+    text = "processor\t: 0\nmodel name\t: Some CPU @ 2.00GHz\nprocessor\t: 1\nmodel name\t: Another\n"
+    assert host_cpu_model(write(tmp_path / "a", {"proc/cpuinfo": text})) == "Some CPU @ 2.00GHz"
+    assert host_cpu_model(tmp_path / "nothing") == (platform.processor() or platform.machine())
 
 
 @pytest.mark.parametrize("limit", ["-v", "-d"])

@@ -1,6 +1,8 @@
 """A run in a notebook: what it came to, and its metrics as curves.
 
-One table and one SVG, without a script: a notebook shows it as it is, also one that is not trusted or that is exported.
+One table and one SVG, without a script or a style sheet: who shows a notebook that is not trusted, or was exported,
+strips both. Its text has the colour of the page around it, whose theme need not be the system's. So it is not a
+:func:`flsim.plots.plot`.
 """
 
 from __future__ import annotations
@@ -8,8 +10,9 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
+
+from flsim.plots import thinned
 
 if TYPE_CHECKING:
     from flsim.result import RunResult
@@ -23,9 +26,6 @@ LEFT, TOP, RIGHT, BOTTOM = 46, 22, 8, 18
 ACROSS = 3
 PLOTS = 12
 """The most that are drawn."""
-
-POINTS = 400
-"""Of a curve, at most: the means of as many rounds as come to that."""
 
 Point = tuple[float, float]
 
@@ -88,7 +88,8 @@ def _svg(curves: Mapping[str, list[Point]]) -> str:
 
 
 def _plot(name: str, points: Sequence[Point]) -> str:
-    points = _thinned(points)
+    last = points[-1][1]
+    points = thinned(points)
     xs, ys = [x for x, _ in points], [y for _, y in points]
     (x_low, x_high), (y_low, y_high) = (min(xs), max(xs)), (min(ys), max(ys))
     wide, high = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
@@ -105,30 +106,18 @@ def _plot(name: str, points: Sequence[Point]) -> str:
     if y_low == y_high:
         heights = [(TOP + high / 2, y_low)]
     labels = "".join(
-        f'<text x="{LEFT - 4}" y="{y + 3:.1f}" text-anchor="end">{_number(value)}</text>' for y, value in heights
+        f'<text x="{LEFT - 4}" y="{y + 3:.1f}" text-anchor="end">{value:.4g}</text>' for y, value in heights
     )
     rounds = f'<text x="{LEFT}" y="{HEIGHT - 5}">{x_low:g}</text>'
     if x_high > x_low:
         rounds += f'<text x="{LEFT + wide}" y="{HEIGHT - 5}" text-anchor="end">{x_high:g}</text>'
     axes = f"M{LEFT},{TOP}V{bottom}H{LEFT + wide}"
     return (
-        f'<text x="{LEFT}" y="14" font-size="11" font-weight="bold">{title} {_number(ys[-1])}</text>'
+        f'<text x="{LEFT}" y="14" font-size="11" font-weight="bold">{title} {last:.4g}</text>'
         f'<path d="{axes}" fill="none" stroke="currentColor" stroke-opacity="0.35"/>{labels}{rounds}{line}'
     )
-
-
-def _thinned(points: Sequence[Point]) -> Sequence[Point]:
-    if len(points) <= POINTS:
-        return points
-    cuts = [len(points) * i // POINTS for i in range(POINTS + 1)]
-    parts = [points[a:b] for a, b in pairwise(cuts)]
-    return [(part[-1][0], sum(y for _, y in part) / len(part)) for part in parts]
 
 
 def _share(value: float, low: float, high: float) -> float:
     """Where a value is between two others: halved first, since the span of two finite numbers need not be finite."""
     return 0.5 if low == high else (value / 2 - low / 2) / (high / 2 - low / 2)
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"

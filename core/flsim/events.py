@@ -109,11 +109,10 @@ PLAIN = ("message_id", "node", "lease", "pushed", "decode", "execute", "encode",
 
 
 class Returned:
-    """Messages that ended together.
+    """Messages that ended together."""
 
-    Most have gone well, and of those the numbers alone are kept, flat: the objects that were made for them are gone by
-    the time that an observer looks, and so are not fetched into another core's cache again.
-    """
+    # Most have gone well, and of those the numbers alone are kept, flat: the objects that were made for them are gone
+    # by the time that an observer looks, and so are not fetched into another core's cache again.
 
     __slots__ = ("at", "lease", "message_type", "others", "peak_memory", "plain", "worker")
 

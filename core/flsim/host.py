@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import resource
 from collections.abc import Iterator
@@ -29,6 +30,18 @@ def host_cpus(root: Path = ROOT) -> float:
             if int(quota) > 0:
                 cpus = min(cpus, int(quota) / int(period))
     return max(1.0, cpus)
+
+
+def host_cpu_model(root: Path = ROOT) -> str:
+    """What the cpus of this host are called, as far as it tells.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    with contextlib.suppress(OSError):  # not Linux
+        if found := re.search(r"^model name\s*:\s*(.+)$", (root / "proc/cpuinfo").read_text(), re.MULTILINE):
+            return found[1]
+    return platform.processor() or platform.machine()
 
 
 def host_memory(root: Path = ROOT) -> int:

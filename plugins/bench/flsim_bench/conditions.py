@@ -12,7 +12,7 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
-from flsim.host import host_cpus, host_memory
+from flsim.host import host_cpu_model, host_cpus, host_memory
 
 ALWAYS = ("flsim-engine", "flsim-bench", "numpy", "cloudpickle")
 
@@ -39,7 +39,7 @@ class Conditions:
         """The conditions now, with the versions of these distributions."""
         names = dict.fromkeys((*ALWAYS, *distributions))
         return cls(
-            cpu=_cpu(),
+            cpu=host_cpu_model(),
             cores=host_cpus(),
             memory=host_memory(),
             system=platform.platform(),
@@ -62,11 +62,3 @@ class Conditions:
             ("load at the start", "unknown" if self.load is None else f"{self.load:g}"),
             ("command", self.command),
         ]
-
-
-def _cpu() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -109,8 +109,8 @@ def columns_of(name: str) -> dict[str, str]:
     with contextlib.closing(sqlite3.connect(":memory:")) as database:
         database.executescript(TABLES)
         found = {row[1]: row[2] for row in database.execute(f"PRAGMA table_info({name})")}
-    # SQLite knows the types of columns, and none of what a view makes of them.
-    return {column: type_ or _MADE[column] for column, type_ in found.items()}
+    return {**found, **{column: type_ for column, type_ in _MADE.items() if column in found}}
 
 
 _MADE = {"type": "TEXT", "pushed": "REAL", "ended": "REAL", "number": "REAL", "text": "TEXT"}
+"""Columns that views make: versions of SQLite differ in the types that they tell of them."""

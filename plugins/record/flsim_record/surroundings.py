@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flsim.discovery import GROUP
-from flsim.host import host_cpus, host_gpus, host_memory
+from flsim.host import host_cpu_model, host_cpus, host_gpus, host_memory
 from flsim.job import COMPARED
 
 GIT_SECONDS = 5.0
@@ -26,7 +26,7 @@ def machine() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "system": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": host_cpu_model(),
         "cpus": host_cpus(),
         "memory": host_memory(),
         "gpus": len(host_gpus()),
@@ -73,11 +73,3 @@ def commit(path: Path | None) -> dict[str, Any] | None:
         return None
     dirty = any(not line.startswith("#") for line in done.stdout.splitlines())
     return {"commit": heads["oid"], "branch": heads.get("head"), "dirty": dirty}
-
-
-def _cpu() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
