@@ -71,7 +71,7 @@ def tests(session: nox.Session) -> None:
     """The core's tests, with the backends serial and loky, and a stranger's."""
     session.install(*editable(".[parquet]", "backends/loky", POOL), "pandas>=2", *tools())
     # The session `docs` runs the tests of the pages, which show all backends.
-    own = ("tests", "--ignore=tests/test_docs.py", "backends/loky/tests", f"{POOL}/tests")
+    own = ("tests", "--ignore=tests/test_docs.py", "backends/loky/tests")
     session.run("pytest", *(session.posargs or own))
 
 
