@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,15 @@ from flsim import (
     open_run,
 )  # fmt: skip
 from flsim.errors import ConfigError, InputError, UnknownName
-from flsim.events import Announced, Event, Observers
-from flsim.folder import is_locked
+from flsim.events import Announced, Event, Observers, Pulled, Returned, RunStarted
+from flsim.folder import is_locked, lock
 from flsim.plan import make_plan
 from flsim.plugins import Plugins
 from flsim.project import load_project
 from flsim.recording import Recording
 from flsim.result import digest
 from flsim.testing.watch import until
-from flsim_record import tables
+from flsim_record import packed, schema, tables
 from flsim_record.kept import Kept
 
 RECORDS = RecordDict(
@@ -415,9 +416,11 @@ def test_rows_are_bounded_and_it_is_said_that_they_were_cut(tmp_path: Path) -> N
     assert max(n for n in result.table("leases")["lease"]) <= 20
 
 
-def test_as_many_messages_as_there_are_have_a_row(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(tables, "CHUNK", 7)
-    monkeypatch.setattr(tables, "AT_ONCE", 50)
+@pytest.mark.parametrize("busy", [0, 1000])
+def test_as_many_messages_as_there_are_have_a_row(tmp_path: Path, monkeypatch: Any, busy: int) -> None:
+    monkeypatch.setattr(packed, "CHUNK", 7)
+    monkeypatch.setattr(tables, "BUSY", busy)
+    monkeypatch.setattr(tables, "WRITE_EVERY", 0.0)
 
     def main(grid: Grid, context: Context) -> None:
         for _ in range(5):
@@ -426,6 +429,39 @@ def test_as_many_messages_as_there_are_have_a_row(tmp_path: Path, monkeypatch: A
     result = kept(tmp_path, main, asked, nodes=100)
     assert list(result.table("messages")["message"]) == list(range(1, 501))
     assert sum(result.table("leases")["messages"]) == 500
+    assert result.run_dir is not None
+    with closing(sqlite3.connect(result.run_dir / "run.sqlite")) as database:
+        assert database.execute("SELECT count(*) FROM answers").fetchone() == (500,), "also for who reads it without us"
+        assert database.execute("SELECT count(*) FROM packed").fetchone() == (0,)
+        kinds = "SELECT DISTINCT typeof(node), typeof(lease), typeof(clock), typeof(bytes_out) FROM answers"
+        assert database.execute(kinds).fetchall() == [("integer", "integer", "real", "integer")]
+
+
+def test_rows_that_are_still_packed_are_read(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(tables, "BUSY", 0)
+    file = tmp_path / "run.sqlite"
+    writing = tables.Tables(file, 100)
+    writing.take(RunStarted("app", "serial", ("here",), 1, 9, 1, at=5.0))
+    writing.take(Pulled(1, 2, "train", at=5.5))
+    plain = (1, 7, 1, 5.25, 0.125, 0.5, 0.25, 10, 20, 2, 8, 1, 5.25, 0.125, 0.5, 0.25, 10, 20)
+    writing.take(Returned("host:1", [], 1, 6.0, plain=plain, message_type="train"))
+    writing.write()
+    rows = "SELECT message, node, pushed, pulled, ended, execute, bytes_back, worker FROM messages"
+    expected = [(1, 7, 0.25, 0.5, 1.0, 0.5, 20, "host:1"), (2, 8, 0.25, 0.5, 1.0, 0.5, 20, "host:1")]
+
+    def left() -> int:
+        with closing(sqlite3.connect(file)) as database:
+            return int(database.execute("SELECT count(*) FROM packed").fetchone()[0])
+
+    held = lock(tmp_path / "lock")
+    with closing(schema.read(file)) as database:
+        assert database.execute(rows).fetchall() == expected
+    assert left() == 1, "they are its driver's while that lives"
+    os.close(held)
+    with closing(schema.read(file)) as database:
+        assert database.execute(rows).fetchall() == expected
+    assert left() == 0, "nobody else will make rows of them"
+    writing.close()
 
 
 # ---- how it may end

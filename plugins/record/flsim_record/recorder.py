@@ -8,6 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ class Recorder:
         self._about = read_json(folder)
         self._tables: Tables | None = Tables(folder / DATABASE, run.rows)
         self._counts: dict[str, list[int]] = self._tables.counts
+        # While the backend starts, so that no message waits for it.
+        helper = ThreadPoolExecutor(1, "flsim-surroundings")
+        self._around = helper.submit(_around, run)
+        helper.shutdown(wait=False)
         self._finished: RunFinished | None = None
 
     def on(self, events: Sequence[Event]) -> None:
@@ -59,6 +64,7 @@ class Recorder:
             except OSError as e:
                 self._say("state", f"the state cannot be kept: {e}")
         self._about |= {
+            **self._around.result(),
             "status": finished.status,
             "ended": datetime.now().astimezone().isoformat(timespec="milliseconds"),
             "seconds": finished.seconds,
@@ -78,9 +84,7 @@ class Recorder:
             "began": began.isoformat(timespec="milliseconds"),
             "places": list(event.places),
             "slots": event.slots,
-            "versions": versions(self._run.requirements),
-            "machine": machine(),
-            "git": commit(self._run.path),
+            **self._around.result(),
         }
         try:
             write_json(self._folder / RUN_JSON, self._about)
@@ -101,6 +105,11 @@ class Recorder:
     def _say(self, what: str, text: str) -> None:
         self._about.setdefault("not_kept", {})[what] = text
         log.warning("%s: %s", self._folder, text)
+
+
+def _around(run: RunView) -> dict[str, Any]:
+    """What the run depends on beside its settings."""
+    return {"versions": versions(run.requirements), "machine": machine(), "git": commit(run.path)}
 
 
 def _result(result: RunResult) -> dict[str, Any]:

@@ -7,6 +7,10 @@ import os
 import sqlite3
 from pathlib import Path
 
+from flsim.folder import is_locked
+from flsim_record.folder import LOCK
+from flsim_record.packed import unpack
+
 TABLES = """
 CREATE TABLE start (clock REAL NOT NULL);
 CREATE TABLE answers (
@@ -25,6 +29,7 @@ CREATE TABLE answers (
     code        INTEGER,
     reason      TEXT
 );
+CREATE TABLE packed (answers BLOB NOT NULL);
 CREATE TABLE leases (
     lease       INTEGER PRIMARY KEY,
     type        TEXT NOT NULL,
@@ -62,7 +67,8 @@ CREATE VIEW metrics AS
     FROM reports WHERE type <> '';
 """
 """``answers`` has what is a message's own, and not what all messages of a lease share: ``messages`` has both together;
-``metrics`` are the numbers and texts of ``reports``.
+``metrics`` are the numbers and texts of ``reports``. ``packed`` has rows of ``answers`` to come, while a run is busy
+(:mod:`flsim_record.packed`).
 
 Times are seconds since ``RunStarted``; docs/runs.md says what each column is.
 """
@@ -100,8 +106,23 @@ def finish(database: sqlite3.Connection) -> None:
 def read(file: Path) -> sqlite3.Connection:
     """A database to read from, also while it is written, and where who wrote it was killed. Raises sqlite3.Error."""
     # What a killed process left beside it is taken in, which writes to it, where that may be.
-    mode = "rw" if os.access(file.parent, os.W_OK) and os.access(file, os.W_OK) else "ro"
-    return sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+    may_write = os.access(file.parent, os.W_OK) and os.access(file, os.W_OK)
+    mode = "rw" if may_write else "ro"
+    database = sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+    try:
+        if database.execute("SELECT 1 FROM packed LIMIT 1").fetchone() is None:
+            return database
+        if may_write and not is_locked(file.with_name(LOCK)):
+            unpack(database)
+            return database
+        copy = sqlite3.connect(":memory:", isolation_level=None)
+        with contextlib.closing(database):
+            database.backup(copy)
+        unpack(copy)
+    except BaseException:
+        database.close()
+        raise
+    return copy
 
 
 def columns_of(name: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flsim.events import PLAIN, Announced, Event, LostWorker, Pulled, Reported, Returned, RunStarted
+from flsim_record.packed import Answers, insert, unpack
 from flsim_record.schema import create, finish
 
 if TYPE_CHECKING:
@@ -20,17 +21,11 @@ if TYPE_CHECKING:
 WRITE_EVERY = 0.5
 """Seconds between two writes: what a killed driver loses at most, and as much again where it was busy."""
 
-AT_ONCE = 5000
-"""Messages after which it is written, however soon."""
+BUSY = 1000
+"""Messages that end between two writes, beyond which their rows are packed."""
 
 FAILED_MORE = 10
 """Of messages beyond the bound, those that failed are kept until they are one for so many within it."""
-
-_COLUMNS = "message, node, lease, clock, decode, execute, encode, bytes_out, bytes_back"
-"""Those that :data:`~flsim.events.PLAIN` goes into, as it is."""
-
-CHUNK = 1000
-"""Rows to a statement. SQLite lets go of the GIL for as long as one runs, and waits for it after each."""
 
 Row = tuple[Any, ...]
 
@@ -50,8 +45,8 @@ class Tables:
         self._failed_left = rows // FAILED_MORE
         self._begun: float | None = None
         self._written = time.monotonic()
-        self._plain: list[Any] = []
-        """The values of :data:`PLAIN`, row after row: a tuple for each would be the garbage collector's work."""
+        self._plain = Answers()
+        """The rows of messages that went well at once."""
         self._others: list[Row] = []
         """The rows of all other messages."""
         self._pulled: dict[int, Row] = {}
@@ -89,7 +84,7 @@ class Tables:
 
     def due(self) -> bool:
         """Whether it is time to write."""
-        return len(self._plain) >= AT_ONCE * len(PLAIN) or time.monotonic() - self._written >= WRITE_EVERY
+        return time.monotonic() - self._written >= WRITE_EVERY
 
     def write(self) -> None:
         """Write what was gathered. Raises sqlite3.Error."""
@@ -108,8 +103,10 @@ class Tables:
         self._written = time.monotonic()
 
     def close(self) -> None:
-        """Write the rest, and close the file. Raises sqlite3.Error."""
+        """Write the rest, all of it as rows, and close the file. Raises sqlite3.Error."""
         self.write()
+        if self._database is not None:
+            unpack(self._database)
         self.abandon()
 
     def abandon(self) -> None:
@@ -119,7 +116,10 @@ class Tables:
             finish(database)
 
     def _insert(self, database: sqlite3.Connection) -> None:
-        _put(database, f"INSERT INTO answers ({_COLUMNS})", len(PLAIN), self._plain)
+        if len(self._plain) > BUSY:
+            self._plain.pack(database)
+        elif len(self._plain):
+            self._plain.insert(database)
         fresh = [(*row, None, None, None, None) for lease, row in self._pulled.items() if lease not in self._open]
         if self._left > 0:
             self._leases += fresh
@@ -134,7 +134,7 @@ class Tables:
             ("INSERT OR REPLACE INTO counts", [(type_, *count) for type_, count in self.counts.items()]),
         ):
             if rows:
-                _put(database, into, len(rows[0]), list(chain.from_iterable(rows)))
+                insert(database, into, len(rows[0]), list(chain.from_iterable(rows)))
 
     def _time(self, at: float) -> float:
         return at - (at if self._begun is None else self._begun)
@@ -150,7 +150,7 @@ class Tables:
         if plain := len(event.plain) // len(PLAIN):
             kept = min(plain, self._left)
             self._left -= kept
-            self._plain += event.plain[: kept * len(PLAIN)]
+            self._plain.add(event.plain[: kept * len(PLAIN)])
             self._count(event.message_type, plain, 0, kept)
         for entry, error, outcome in event.others:
             self._other(event, entry, error, outcome)
@@ -189,14 +189,6 @@ class Tables:
         if not event.metrics:
             self._reports.append((self._reported, at, event.round, event.node, "", "", None))
         self._reported += 1
-
-
-def _put(database: sqlite3.Connection, into: str, width: int, values: list[Any]) -> None:
-    """Insert rows of ``width`` values, which lie one after another."""
-    row = f"({','.join('?' * width)})"
-    for at in range(0, len(values), CHUNK * width):
-        some = values[at : at + CHUNK * width]
-        database.execute(f"{into} VALUES {','.join([row] * (len(some) // width))}", some)
 
 
 def _column(value: bool | int | float | str) -> Any:
