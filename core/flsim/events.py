@@ -132,7 +132,7 @@ class Returned:
         """The lease that came back, also where all its messages had ended before; None: no worker had a part in it."""
         self.at = at
         self.plain = plain
-        """The values of :data:`PLAIN` of each message that went well, one after another."""
+        """The values of :data:`PLAIN` of each message that went well, one after another, as doubles."""
         self.message_type = message_type
         """Of all messages of the lease."""
         self.peak_memory = peak_memory

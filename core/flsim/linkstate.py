@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -324,7 +325,7 @@ class LinkState:
             # Under the lock, so that what the ServerApp reports of it comes after it.
             self._observers.put(
                 Returned(
-                    worker, others, lease.id, now, plain=plain, message_type=lease.entries[0].type,
+                    worker, others, lease.id, now, plain=array("d", plain), message_type=lease.entries[0].type,
                     peak_memory=outcomes[0].peak_memory,
                 )
             )  # fmt: skip

@@ -140,5 +140,5 @@ class Kept:
         try:
             with contextlib.closing(read(file)) as database:
                 yield database
-        except sqlite3.Error as e:
+        except (OSError, sqlite3.Error) as e:
             raise ConfigError(f"{file} cannot be read: {e}") from e

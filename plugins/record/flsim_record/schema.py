@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flsim.folder import is_locked
 from flsim_record.folder import LOCK
-from flsim_record.packed import unpack
+from flsim_record.packed import packed, unpack
 
 TABLES = """
 CREATE TABLE start (clock REAL NOT NULL);
@@ -29,7 +29,6 @@ CREATE TABLE answers (
     code        INTEGER,
     reason      TEXT
 );
-CREATE TABLE packed (answers BLOB NOT NULL);
 CREATE TABLE leases (
     lease       INTEGER PRIMARY KEY,
     type        TEXT NOT NULL,
@@ -67,7 +66,7 @@ CREATE VIEW metrics AS
     FROM reports WHERE type <> '';
 """
 """``answers`` has what is a message's own, and not what all messages of a lease share: ``messages`` has both together;
-``metrics`` are the numbers and texts of ``reports``. ``packed`` has rows of ``answers`` to come, while a run is busy
+``metrics`` are the numbers and texts of ``reports``. While a run is busy, rows of ``answers`` lie in another file
 (:mod:`flsim_record.packed`).
 
 Times are seconds since ``RunStarted``; docs/runs.md says what each column is.
@@ -104,25 +103,28 @@ def finish(database: sqlite3.Connection) -> None:
 
 
 def read(file: Path) -> sqlite3.Connection:
-    """A database to read from, also while it is written, and where who wrote it was killed. Raises sqlite3.Error."""
+    """A database to read from, also while it is written, and where who wrote it was killed. Raises OSError or
+    sqlite3.Error."""
     # What a killed process left beside it is taken in, which writes to it, where that may be.
     may_write = os.access(file.parent, os.W_OK) and os.access(file, os.W_OK)
     mode = "rw" if may_write else "ro"
     database = sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+    rows = packed(file)
+    if not rows.exists():
+        return database
     try:
-        if database.execute("SELECT 1 FROM packed LIMIT 1").fetchone() is None:
-            return database
         if may_write and not is_locked(file.with_name(LOCK)):
-            unpack(database)
+            unpack(database, rows)
+            rows.unlink(missing_ok=True)
             return database
-        copy = sqlite3.connect(":memory:", isolation_level=None)
         with contextlib.closing(database):
+            copy = sqlite3.connect(":memory:", isolation_level=None)
             database.backup(copy)
-        unpack(copy)
-    except BaseException:
+        unpack(copy, rows)
+        return copy
+    except FileNotFoundError:  # somebody else has just taken them in
         database.close()
-        raise
-    return copy
+        return read(file)
 
 
 def columns_of(name: str) -> dict[str, str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
+from array import array
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flsim.events import PLAIN, Announced, Event, LostWorker, Pulled, Reported, Returned, RunStarted
-from flsim_record.packed import Answers, insert, unpack
+from flsim_record.packed import COLUMNS, insert, packed, unpack
 from flsim_record.schema import create, finish
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class Tables:
         self._failed_left = rows // FAILED_MORE
         self._begun: float | None = None
         self._written = time.monotonic()
-        self._plain = Answers()
-        """The rows of messages that went well at once."""
+        self._plain = array("d")
+        """The values of :data:`PLAIN` of messages, row after row."""
         self._others: list[Row] = []
         """The rows of all other messages."""
         self._pulled: dict[int, Row] = {}
@@ -87,7 +88,7 @@ class Tables:
         return time.monotonic() - self._written >= WRITE_EVERY
 
     def write(self) -> None:
-        """Write what was gathered. Raises sqlite3.Error."""
+        """Write what was gathered. Raises OSError or sqlite3.Error."""
         database = self._database
         if database is None:
             database = self._database = create(self._file)
@@ -95,18 +96,21 @@ class Tables:
         try:
             self._insert(database)
             database.execute("COMMIT")
-        except sqlite3.Error:
+        except (OSError, sqlite3.Error):
             database.rollback()
             raise
-        for rows in (self._plain, self._others, self._start, self._leases, self._lost, self._reports, self._notes):
+        del self._plain[:]
+        for rows in (self._others, self._start, self._leases, self._lost, self._reports, self._notes):
             rows.clear()
         self._written = time.monotonic()
 
     def close(self) -> None:
-        """Write the rest, all of it as rows, and close the file. Raises sqlite3.Error."""
+        """Write the rest, all of it as rows, and close the file. Raises OSError or sqlite3.Error."""
         self.write()
-        if self._database is not None:
-            unpack(self._database)
+        rows = packed(self._file)
+        if self._database is not None and rows.exists():
+            unpack(self._database, rows)
+            rows.unlink()
         self.abandon()
 
     def abandon(self) -> None:
@@ -116,22 +120,23 @@ class Tables:
             finish(database)
 
     def _insert(self, database: sqlite3.Connection) -> None:
-        if len(self._plain) > BUSY:
-            self._plain.pack(database)
-        elif len(self._plain):
-            self._plain.insert(database)
+        if len(self._plain) > BUSY * len(PLAIN):
+            with packed(self._file).open("ab") as file:
+                self._plain.tofile(file)
+        else:
+            insert(database, f"INTO answers ({COLUMNS})", len(PLAIN), self._plain.tolist())
         fresh = [(*row, None, None, None, None) for lease, row in self._pulled.items() if lease not in self._open]
         if self._left > 0:
             self._leases += fresh
             self._open = set(self._pulled)
         for into, rows in (
-            ("INSERT INTO answers", self._others),
-            ("INSERT OR REPLACE INTO leases", self._leases),
-            ("INSERT INTO start", self._start),
-            ("INSERT INTO lost", self._lost),
-            ("INSERT INTO reports", self._reports),
-            ("INSERT INTO notes", self._notes),
-            ("INSERT OR REPLACE INTO counts", [(type_, *count) for type_, count in self.counts.items()]),
+            ("INTO answers", self._others),
+            ("OR REPLACE INTO leases", self._leases),
+            ("INTO start", self._start),
+            ("INTO lost", self._lost),
+            ("INTO reports", self._reports),
+            ("INTO notes", self._notes),
+            ("OR REPLACE INTO counts", [(type_, *count) for type_, count in self.counts.items()]),
         ):
             if rows:
                 insert(database, into, len(rows[0]), list(chain.from_iterable(rows)))
@@ -150,7 +155,7 @@ class Tables:
         if plain := len(event.plain) // len(PLAIN):
             kept = min(plain, self._left)
             self._left -= kept
-            self._plain.add(event.plain[: kept * len(PLAIN)])
+            self._plain.extend(event.plain[: kept * len(PLAIN)])
             self._count(event.message_type, plain, 0, kept)
         for entry, error, outcome in event.others:
             self._other(event, entry, error, outcome)

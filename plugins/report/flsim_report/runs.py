@@ -148,7 +148,7 @@ def load(folder: Path) -> RecordedRun:
     try:
         with closing(_open(folder / DATABASE)) as db:
             return _load(kept, db)
-    except sqlite3.Error as e:
+    except (OSError, sqlite3.Error) as e:
         raise ConfigError(f"what was recorded in {folder} cannot be read: {e}") from e
 
 
