@@ -9,18 +9,12 @@ from typing import Any
 
 import typer
 
+from flsim_record.arguments import RUNS, RUNS_DIR
+
 
 def show(
-    run: list[str] = typer.Argument(
-        None, metavar="RUN", help="A run's folder, by its path or name, or how its id begins or ends."
-    ),
-    runs_dir: Path = typer.Option(
-        Path("runs"),
-        "--runs-dir",
-        metavar="DIR",
-        show_default=False,
-        help="The folder that holds those of runs.  [default: runs]",
-    ),
+    run: list[str] = RUNS,
+    runs_dir: Path = RUNS_DIR,
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of tables."),
     parquet: Path | None = typer.Option(
         None,

@@ -11,25 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from flsim_record.arguments import RUN, RUNS_DIR
+
 if TYPE_CHECKING:
     from flsim.quarantine import Quarantined
     from flsim.replay import Replayed
 
 
 def replay(
-    run: str = typer.Argument(
-        ..., metavar="RUN", help="A run's folder, by its path or name, or how its id begins or ends."
-    ),
+    run: str = RUN,
     message: str | None = typer.Argument(
         None, metavar="MESSAGE", help="The message's id; without it, list those in quarantine."
     ),
-    runs_dir: Path = typer.Option(
-        Path("runs"),
-        "--runs-dir",
-        metavar="DIR",
-        show_default=False,
-        help="The folder that holds those of runs.  [default: runs]",
-    ),
+    runs_dir: Path = RUNS_DIR,
     debug: bool = typer.Option(
         False, "--debug", help="Stop at the ClientApp's first line, and where it raises or you type Ctrl-C."
     ),

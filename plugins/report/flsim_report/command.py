@@ -8,16 +8,11 @@ from pathlib import Path
 
 import typer
 
-_RUN = "A run's folder, by its path or name, or how its id begins or ends; default: the newest."
+from flsim_record.arguments import RUN_HELP, RUNS_DIR
+
+_RUN = f"{RUN_HELP.removesuffix('.')}; default: the newest."
 RUNS = typer.Argument(None, metavar="RUN", help=_RUN)
 RUN = typer.Argument(None, metavar="RUN", help=_RUN)
-RUNS_DIR = typer.Option(
-    Path("runs"),
-    "--runs-dir",
-    metavar="DIR",
-    show_default=False,
-    help="The folder that holds those of runs.  [default: runs]",
-)
 
 
 def report(
