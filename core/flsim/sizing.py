@@ -23,6 +23,10 @@ GROWTH = 8
 SHARES = 2
 """Of what is ready, a lease takes one part in so many times the slots, so that all end at about the same time."""
 
+WORTH = 2
+"""A lease has work of at least so many round trips, unless somebody idle could have it: to divide what is left more
+evenly gains less than that."""
+
 WEIGHT = 0.5
 """Of the newest lease in what is learnt."""
 
@@ -58,8 +62,7 @@ class LeaseSizes:
         by_clock = _times(seconds, learnt.message)
         share = math.ceil(ready / (SHARES * max(1, self._at_once(kind))))
         size = min(by_clock, share)
-        # Less work than a round trip is not worth one of its own, unless somebody idle could have it.
-        rest = min(_times(learnt.round_trip, learnt.message), math.ceil(ready / max(1, self._idle(kind))))
+        rest = min(_times(WORTH * learnt.round_trip, learnt.message), math.ceil(ready / max(1, self._idle(kind))))
         learnt.size = max(1, min(max(size, rest), ready, GROWTH * learnt.size))
         return learnt.size
 

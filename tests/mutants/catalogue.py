@@ -270,7 +270,7 @@ MUTANTS = (
     ),
     Mutant(
         "A shared segment leaks",
-        f"{LOKY}/memory.py",
+        "core/flsim/segments.py",
         "        if self._forget(self):  # else it went with the backend\n            self._segment.close()\n",
         "        self._forget(self)\n",
         ("backends/loky/tests/test_memory.py::test_a_segment_goes_when_the_last_message_that_carries_it_has_ended",),

@@ -14,6 +14,7 @@ from flsim.envelope import describe
 from flsim.errors import BackendBroken
 from flsim.payload import Frames, Shared
 from flsim.resources import Place, Resources, Room
+from flsim.segments import Memory
 from flsim_dask.local import LocalCluster
 from flsim_dask.plugin import GPU, DaskOptions
 
@@ -33,6 +34,7 @@ class DaskBackend(Backend):
     def __init__(self, options: DaskOptions) -> None:
         self._options = options
         self._local: LocalCluster | None = None
+        self._memory: Memory | None = None
         self._connection: Connection | None = None
         self._workers: Workers | None = None
         self._refused: list[Place] = []
@@ -53,6 +55,7 @@ class DaskBackend(Backend):
             self._refused = [replace(whole, leases=0)]
             return
         self._local = LocalCluster(run.folder)
+        self._memory = Memory(run.folder)
         memory = host.memory // len(visible)
         resources = {**each.custom, **({GPU: each.gpus} if each.gpus else {})}
         address, security = self._local.start(visible, max(1, math.ceil(each.cpus)), memory, resources)
@@ -67,9 +70,7 @@ class DaskBackend(Backend):
         return self._workers.submit(frames, need, place)
 
     def share(self, buffers: Sequence[memoryview], messages: int) -> Shared | None:
-        workers = self._workers
-        # What one message carries is sent with its lease.
-        return None if workers is None or messages == 1 else workers.share(buffers)
+        return None if self._workers is None else self._workers.share(buffers, messages)
 
     def abort(self, future: Future[Frames]) -> None:
         if self._workers is not None:
@@ -79,7 +80,10 @@ class DaskBackend(Backend):
         workers, self._workers = self._workers, None
         connection, self._connection = self._connection, None
         local, self._local = self._local, None
+        memory, self._memory = self._memory, None
         with contextlib.ExitStack() as stack:
+            if memory is not None:
+                stack.callback(memory.close)
             if local is not None:
                 stack.callback(local.stop)
             if connection is not None:
@@ -121,7 +125,7 @@ class DaskBackend(Backend):
                 return f"the local Dask cluster has ended: {local.last_words()}"
             return f"the Dask scheduler at {address} went away. Start it again, with its workers, and run again."
 
-        self._workers = Workers(self._connection, cpus, run.changed, run.announce, gone)
+        self._workers = Workers(self._connection, self._memory, cpus, run.changed, run.announce, gone)
 
 
 def _largest(needs: Sequence[Resources]) -> Resources:

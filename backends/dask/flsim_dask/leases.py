@@ -7,6 +7,7 @@ ever, so who hears of the death ends the lease, by :meth:`Leases.lost`.
 from __future__ import annotations
 
 import bdb
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from flsim.envelope import describe
 from flsim.errors import BackendBroken, Cause, WorkerLost
 from flsim.payload import Frames, Shared
 from flsim.resources import Place, Resources
+from flsim.segments import Exchange, Memory, Placed
 from flsim_dask import worker as in_worker
 from flsim_dask.connection import Connection
 from flsim_dask.plugin import GPU
@@ -96,18 +98,28 @@ class Lease:
     future: Future[Frames]
     task: Any = None
     """Its distributed.Future, once the scheduler has it."""
+    exchange: Exchange | None = None
+    """Of a worker on this host, for what is large in it."""
 
 
 class Leases:
     """Runs leases. All is done on the connection's event loop.
 
     Args:
+        memory: which the driver shares with the workers, where all of them are on its host.
         gone: called when a lease meets that the scheduler is gone.
         outgrown: called when a worker says that it is to be replaced, before its lease ends.
     """
 
-    def __init__(self, connection: Connection, gone: Callable[[], None], outgrown: Callable[[Worker], None]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        memory: Memory | None,
+        gone: Callable[[], None],
+        outgrown: Callable[[Worker], None],
+    ) -> None:
         self._connection = connection
+        self._memory = memory
         self._gone = gone
         self._outgrown = outgrown
         self._unreleased: dict[str, Any] = {}
@@ -127,6 +139,9 @@ class Leases:
     def end(self, lease: Lease, outcome: Frames | Exception) -> None:
         """Complete the lease, unless it is, and forget its task."""
         lease.worker.leases.discard(lease)
+        if lease.exchange is not None:
+            lease.exchange.close()
+            lease.exchange = None
         if lease.task is not None:
             self._unreleased[lease.task.key] = lease.task
             self._connection.loop.call_later(RELEASE_AFTER, self._release, lease.task.key)
@@ -161,8 +176,10 @@ class Leases:
 
     async def _run(self, lease: Lease, frames: Frames, need: Resources) -> None:
         address = lease.worker.address
+        if lease.future.done():
+            return
         try:
-            arguments = await self._carry(lease.worker, frames)
+            arguments = await self._carry(lease, frames)
             if lease.future.done():
                 return
             lease.task = self._connection.client.submit(
@@ -175,36 +192,47 @@ class Leases:
                 resources=_declared(need) or None,
             )
             outgrown, header, *buffers = await lease.task
+            if lease.future.done():
+                return
+            buffers = [b if isinstance(b, tuple) else memoryview(b).toreadonly() for b in buffers]
+            if lease.exchange is not None:
+                buffers = lease.exchange.back(buffers)
         except Exception as e:  # what Dask raises is of many kinds
             self._failed(lease, e)
         else:
             if outgrown:
                 self._outgrown(lease.worker)
-            self.end(lease, Frames(header, [memoryview(b).toreadonly() for b in buffers], outgrown))
+            self.end(lease, Frames(header, buffers, outgrown))
 
-    async def _carry(self, worker: Worker, frames: Frames) -> list[Any]:
-        """The arguments of the task. What is large is sent ahead of it, where the worker does not have it already."""
-        plain = [part for part in (frames.header, *frames.buffers) if not isinstance(part, DaskShared)]
+    async def _carry(self, lease: Lease, frames: Frames) -> list[Any]:
+        """The arguments of the task. What is large is in shared memory, or is sent ahead of it, where the worker does
+        not have it already."""
+        everything = [frames.header, *frames.buffers]
+        if self._memory is not None:
+            lease.exchange = Exchange(self._memory)
+            parts = [p if isinstance(p, Placed) else bytes(p) for p in lease.exchange.out(everything)]
+            return [pickle.dumps((parts, lease.exchange.replies))]
+        plain = [part for part in everything if not isinstance(part, DaskShared)]
         limit = LARGE if sum(len(p) for p in plain if len(p) < LARGE) <= INLINE else 0
         small: list[bytes | None] = []
         large: list[Any] = []
-        for part in (frames.header, *frames.buffers):
+        for part in everything:
             if isinstance(part, DaskShared):
-                large.append(await part.at(worker))
+                large.append(await part.at(lease.worker))
             elif len(part) >= limit:
-                large.append(await self._connection.ahead([in_worker.as_array(part)], worker.address))
+                large.append(await self._connection.ahead([in_worker.as_array(part)], lease.worker.address))
             else:
                 small.append(bytes(part))
                 continue
             small.append(None)
-        return [small, *large]
+        return [pickle.dumps((small, None)), *large]
 
     def _failed(self, lease: Lease, error: Exception) -> None:
         if lease.future.done():
             return  # it was let go of, and this is how its task ends
         if not self._connection.alive:
             self._gone()
-        elif isinstance(error, bdb.BdbQuit):
+        elif isinstance(error, (bdb.BdbQuit, BackendBroken)):
             self.end(lease, error)
         elif not isinstance(error, KilledWorker):  # the worker's removal is reported next, and ends the lease
             text = (

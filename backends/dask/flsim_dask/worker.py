@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import random
 import sys
 import threading
@@ -31,28 +32,33 @@ def let_dask_draw_apart() -> None:
             module.random = random.Random()
 
 
-def run(address: str, small: list[bytes | None], *large: list[Any]) -> list[Any]:
+def run(address: str, lease: bytes, *ahead: list[Any]) -> list[Any]:
     """Run a lease, in a worker.
 
     Args:
         address: the worker's, as the scheduler knows it.
-        small: the header and the buffers of the lease, in order; None stands for what was sent ahead.
-        large: what was sent ahead: the buffers of each, in order, as arrays.
+        lease: a pickle of two: the header and the buffers of the lease, in order, where None stands for what was sent
+            ahead; and where in shared memory the replies go, or None.
+        ahead: what was sent ahead: the buffers of each, in order, as arrays.
 
     Returns:
-        Whether this worker has outgrown its share, then the header of the reply, and its buffers as arrays.
+        Whether this worker has outgrown its share, then the header of the reply, and its buffers as arrays, or where
+        in shared memory they are.
     """
     from distributed import get_worker
     from distributed.utils import sync
 
     from flsim.payload import Frames, copies_but_last
+    from flsim.segments import Replies, arrived
     from flsim.worker import run_lease
 
-    left = iter(large)
-    parts: list[Any] = []
-    for part in small:
-        parts += [memoryview(array).toreadonly() for array in next(left)] if part is None else [part]
-    header, *buffers = parts
+    parts, replies = pickle.loads(lease)
+    left = iter(ahead)
+    arguments: list[Any] = []
+    for part in parts:
+        arguments += [memoryview(array).toreadonly() for array in next(left)] if part is None else arrived([part])
+    header, *buffers = arguments
+    keep = copies_but_last if replies is None else Replies(replies).keep
     let_dask_draw_apart()
     worker = get_worker()
     key = str(worker.get_current_task())
@@ -62,10 +68,11 @@ def run(address: str, small: list[bytes | None], *large: list[Any]) -> list[Any]
             # This tells the driver that the lease has begun. The scheduler's answer is waited for, since a ClientApp
             # may end this process before a message that is only queued has left it.
             sync(worker.loop, worker.scheduler.log_event, topic=address, msg=key)
-            reply = run_lease(Frames(header, buffers), copies_but_last)
+            reply = run_lease(Frames(header, buffers), keep)
         finally:
             _at_work.discard(key)
-    return [reply.outgrown, reply.header, *map(as_array, reply.buffers)]
+    back = [b if isinstance(b, tuple) else as_array(b) for b in reply.buffers]
+    return [reply.outgrown, reply.header, *back]
 
 
 def as_array(buffer: Buffer) -> Any:

@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 from flsim.errors import BackendBroken, Cause, WorkerLost
-from flsim.payload import Frames
+from flsim.payload import Frames, Shared
 from flsim.resources import Place, Resources
+from flsim.segments import Memory
 from flsim_dask import worker as in_worker
 from flsim_dask.connection import Connection
 from flsim_dask.leases import LARGE, DaskShared, Lease, Leases, Worker
@@ -29,6 +30,7 @@ class Workers:
     """The workers of a cluster. All is done on the connection's event loop, so that nothing here needs a lock.
 
     Args:
+        memory: which the driver shares with the workers, where all of them are on its host.
         cpus: what each worker offers; None: as many as it has threads.
         changed: called when the places have changed.
         announce: shows the user a line.
@@ -38,6 +40,7 @@ class Workers:
     def __init__(
         self,
         connection: Connection,
+        memory: Memory | None,
         cpus: float | None,
         changed: Callable[[], None],
         announce: Callable[[str], None],
@@ -45,7 +48,8 @@ class Workers:
     ) -> None:
         self._connection = connection
         self._client = connection.client
-        self._leases = Leases(connection, self._break, self._replace)
+        self._leases = Leases(connection, memory, self._break, self._replace)
+        self._memory = memory
         self._cpus = cpus
         self._changed = changed
         self._announce = announce
@@ -72,9 +76,13 @@ class Workers:
         self._connection.loop.call_soon_threadsafe(self._take, future, frames, need, place)
         return future
 
-    def share(self, buffers: Sequence[memoryview]) -> DaskShared | None:
-        """Have buffers ready for each worker that will want them; None where they are small."""
-        return None if sum(b.nbytes for b in buffers) < LARGE else DaskShared(buffers, self._connection)
+    def share(self, buffers: Sequence[memoryview], messages: int) -> Shared | None:
+        """Have buffers ready for each worker that will want them; None where they go with their lease."""
+        if self._memory is not None:
+            return self._memory.share(buffers, messages)
+        if messages == 1 or sum(b.nbytes for b in buffers) < LARGE:
+            return None
+        return DaskShared(buffers, self._connection)
 
     def abort(self, future: Future[Frames]) -> None:
         """End the worker that has this lease."""

@@ -14,7 +14,6 @@ import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from itertools import groupby
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -26,10 +25,9 @@ from flsim.envelope import describe
 from flsim.errors import AppLoadError, BackendBroken, Cause, WorkerLost
 from flsim.job import prepare
 from flsim.payload import Frames, Shared
-from flsim.pickling import Buffer
 from flsim.resources import Place, Resources, slots
+from flsim.segments import Exchange, Location, Memory, Part, Replies, arrived
 from flsim.worker import run_lease
-from flsim_loky.memory import LARGE, Memory, Placed, Replies, Segment, SharedSegment, no_room
 
 SLOTS_PER_CPU = 16
 """More leases at once than this, per cpu, are refused, however little each needs."""
@@ -161,10 +159,7 @@ class _Slot:
         self.executor = ProcessPoolExecutor(1, initializer=_begin, initargs=(driver_lives,), env=env)
         self.executor.submit(_load, run.job)
         self.future: Future[Frames] | None = None
-        self._memory = memory
-        self._replies = memory.segment()
-        self._sent: list[Segment] = []
-        """What a lease carries alone."""
+        self._exchange = Exchange(memory)
 
     def submit(self, frames: Frames, future: Future[Frames]) -> Future[Any]:
         """Run a lease that completes ``future``.
@@ -174,46 +169,19 @@ class _Slot:
             BackendBroken: there is no room for what the lease carries.
         """
         self.future = future
-        parts: list[Buffer | Placed] = []
-        for is_shared, buffers in groupby(frames.buffers, key=lambda b: isinstance(b, SharedSegment)):
-            if is_shared:
-                parts += [shared.placed for shared in buffers]
-            else:
-                parts += self._placed(list(buffers))
-        inner: Future[Any] = self.executor.submit(_run, frames.header, parts, self._replies.path)
+        parts = self._exchange.out(frames.buffers)
+        inner: Future[Any] = self.executor.submit(_run, frames.header, parts, self._exchange.replies)
         return inner
 
     def take(self, back: tuple[bytes, list[Any], bool]) -> Frames:
         """What :func:`_run` gave. Raises OSError where what is large in it cannot be mapped."""
         header, buffers, outgrown = back
-        self._let_go()
-        end = max((b[1] for b in buffers if isinstance(b, tuple)), default=0)
-        if end:
-            memory = self._replies.read(end)
-            self._replies.close()
-            self._replies = self._memory.segment()
-            buffers = [memory[slice(*b)] if isinstance(b, tuple) else b for b in buffers]
-        return Frames(header, buffers, outgrown)
+        return Frames(header, self._exchange.back(buffers), outgrown)
 
     def close(self) -> None:
         """Let go of it; the process ends with its lease."""
         self.executor.shutdown(wait=False)
-        self._replies.close()
-        self._let_go()
-
-    def _placed(self, buffers: list[Buffer]) -> Sequence[Buffer | Placed]:
-        if sum(len(b) for b in buffers) < LARGE:
-            return buffers
-        views = [memoryview(b) for b in buffers]
-        try:
-            self._sent.append(self._memory.segment())
-            return [self._sent[-1].place(views)]
-        except OSError as e:
-            raise no_room(views, e) from e
-
-    def _let_go(self) -> None:
-        while self._sent:
-            self._sent.pop().close()
+        self._exchange.close()
 
 
 def _start_trackers() -> None:
@@ -265,12 +233,9 @@ def _end_with_driver(driver_lives: Connection) -> None:
         os._exit(1)
 
 
-def _run(header: bytes, parts: Sequence[Buffer | Placed], replies: str) -> tuple[bytes, list[Any], bool]:
+def _run(header: bytes, parts: Sequence[Part], replies: Location) -> tuple[bytes, list[Any], bool]:
     """Run a lease, in the worker."""
-    buffers: list[Buffer] = []
-    for part in parts:
-        buffers += part.views() if isinstance(part, Placed) else [part]
-    frames = run_lease(Frames(header, buffers), Replies(replies).keep)
+    frames = run_lease(Frames(header, arrived(parts)), Replies(replies).keep)
     return frames.header, frames.buffers, frames.outgrown
 
 

@@ -1,9 +1,8 @@
-"""Shared memory: what it holds comes back, its room is asked for before it is used, and it goes with its last user."""
+"""Models in shared memory: their room is asked for before it is used, and goes with its last user."""
 
 import os
 import resource
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,13 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import flsim
+import flsim.segments
 from flsim import ArrayRecord, ClientApp, ErrorCode, Grid, Message, RecordDict, RunResult, ServerApp
 from flsim.apps import Context
 from flsim.errors import BackendBroken
 from flsim.testing.watch import files_of_at_most, until
-from flsim_loky import memory
-from flsim_loky.memory import LARGE, Memory, Replies, Segment
 
 MEGA = 1_000_000
 
@@ -76,41 +73,14 @@ def mapped() -> int:
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for segments, which are files in it, or have no name."""
     if request.param == "files":
-        monkeypatch.setattr(memory, "_nameless", lambda: False)
-    elif not memory._nameless():
+        monkeypatch.setattr(flsim.segments, "_nameless", lambda: False)
+    elif not flsim.segments._nameless():
         pytest.skip("this system has no nameless files that others can open")
     return tmp_path
 
 
-def test_what_is_placed_is_read_in_place_and_cannot_be_written_to(folder: Path) -> None:
-    segment = Segment(folder)
-    buffers = [memoryview(b"abc"), memoryview(bytes(range(200)))]
-    views = segment.place(buffers).views()
-    assert [bytes(v) for v in views] == [bytes(b) for b in buffers]
-    assert all(v.readonly for v in views)
-    assert all(np.frombuffer(v, np.uint8).__array_interface__["data"][0] % 64 == 0 for v in views)
-    segment.close()
-    assert bytes(views[0]) == b"abc"
-    assert not any(folder.iterdir())
-
-
-def test_the_replies_of_a_lease_follow_each_other(folder: Path) -> None:
-    segment = Segment(folder)
-    replies = Replies(segment.path)
-    large = [bytes([i]) * LARGE for i in range(3)]
-    kept = [
-        *replies.keep([memoryview(large[0]), memoryview(b"few")], False),
-        *replies.keep([memoryview(large[1])], True),
-    ]
-    assert replies.keep([memoryview(b"few")], True) == [b"few"]
-    spans = [k for k in kept if isinstance(k, tuple)]
-    view = segment.read(spans[-1][1])
-    assert [bytes(view[begin:end]) for begin, end in spans] == [large[0], b"few", large[1]]
-    segment.close()
-
-
 def test_replies_that_are_held_do_not_take_all_the_files_that_may_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "FEW", 3)
+    monkeypatch.setattr(flsim.segments, "FEW", 3)
 
     def main(grid: Grid, context: Context) -> None:
         replies = grid.send_and_receive(models(grid))
@@ -118,31 +88,6 @@ def test_replies_that_are_held_do_not_take_all_the_files_that_may_be_open(monkey
         assert all((r.content["m"]["w"] == 1).all() for r in replies)
 
     run(main)
-
-
-def test_few_bytes_are_not_shared_and_what_one_message_carries_only_while_few_are(folder: Path) -> None:
-    shared = Memory(folder)
-    large = memoryview(bytes(LARGE))
-    assert shared.share([large[1:]], 100) is None
-    held = [shared.share([large], 1) for _ in range(memory.FEW)]
-    assert all(held)
-    assert shared.share([large], 1) is None
-    assert shared.share([large], 2) is not None
-    shared.close()
-    assert segments() == 0
-    assert not any(folder.iterdir())
-    assert shared.share([large], 2) is None
-
-
-def test_what_went_with_the_backend_is_not_closed_once_more(folder: Path) -> None:
-    shared = Memory(folder)
-    segment = shared.share([memoryview(bytes(LARGE))], 2)
-    assert segment is not None
-    shared.close()
-    with tempfile.TemporaryFile() as other:  # which has its number now, where it was a file's
-        segment.close()
-        other.write(b"still open")
-        other.flush()
 
 
 def test_a_run_moves_its_models_and_leaves_no_segment(folder: Path) -> None:
@@ -194,10 +139,3 @@ def test_a_reply_that_finds_no_room_is_the_error_of_its_message() -> None:
         assert "cannot keep the reply" in reply.error.reason
 
     run(main)
-
-
-def test_a_segment_is_read_by_a_process_of_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_nameless", lambda: False)
-    segment = Segment(tmp_path)
-    assert Path(segment.path).stat().st_mode & 0o777 == 0o600
-    segment.close()

@@ -1,4 +1,7 @@
-"""Memory that the driver shares with its workers: it owns all of it, and workers open it by a path.
+"""Memory that a driver shares with workers on its own host: it owns all of it, and workers open it by a path.
+
+For backends that have such workers. What many messages carry goes into it by :meth:`Memory.share`, and what else is
+large of a lease, there and back, by an :class:`Exchange`.
 
 On Linux a segment has no name (``memfd_create``), so whatever ends the driver frees it, and /dev/shm does not limit
 it; a worker finds it among the driver's open files. Elsewhere it is a file in the run's folder. It is written by system
@@ -13,26 +16,45 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flsim.envelope import describe
 from flsim.errors import BackendBroken
 from flsim.payload import Shared, copied
+from flsim.pickling import Buffer
 
 LARGE = 128 * 1024
-"""Together with so many bytes, buffers go by shared memory: the pipe copies them four times."""
+"""Together with so many bytes, buffers go by shared memory: a pipe or a socket copies them several times."""
 
 FEW = 256
 """So many files may be open for what a single message carries, and as many for replies that are held. What is beyond
-goes by the pipe, or is copied: open files are limited, too."""
+goes with the lease, or is copied: open files are limited, too."""
 
 ALIGNED = 64
 """Bytes to whose multiple a buffer begins: a line of the cache, as vector instructions like it."""
 
 Spans = tuple[tuple[int, int], ...]
 """Where buffers are in a segment: begin and end of each, in bytes."""
+
+
+class Location(NamedTuple):
+    """Where a worker finds a segment."""
+
+    path: str
+    file: tuple[int, int]
+    """Its device and inode. The path alone may by now be another file's: the numbers of open files are given anew, and
+    a worker that was given up for lost may live on, and open it late."""
+
+    def open(self, flags: int) -> int:
+        """A descriptor of the file. Raises OSError where the driver has let go of it, or does not let this process."""
+        fd = os.open(self.path, flags | os.O_CLOEXEC)
+        if _identity(fd) != self.file:
+            os.close(fd)
+            raise FileNotFoundError("the driver has let go of this memory")
+        return fd
 
 
 class Segment:
@@ -46,15 +68,16 @@ class Segment:
         self._file: Path | None = None
         if _nameless():
             self._fd = os.memfd_create("flsim", os.MFD_CLOEXEC)
-            self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
+            path = f"/proc/{os.getpid()}/fd/{self._fd}"
         else:
             self._file = folder / f"memory-{os.getpid()}-{next(_numbers)}"
             self._fd = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            self.path = str(self._file)
+            path = str(self._file)
+        self.location = Location(path, _identity(self._fd))
 
     def place(self, buffers: Sequence[memoryview]) -> Placed:
         """Put buffers into it, from its beginning. Raises OSError where there is no room."""
-        return Placed(self.path, _write(self._fd, 0, buffers))
+        return Placed(self.location, _write(self._fd, 0, buffers))
 
     def read(self, nbytes: int) -> memoryview:
         """Its first bytes, in place. They stay while the view is held, also when the segment is closed."""
@@ -148,12 +171,12 @@ def no_room(buffers: Sequence[memoryview], error: OSError) -> BackendBroken:
 class Placed(NamedTuple):
     """Buffers in a segment, on their way to a worker."""
 
-    path: str
+    location: Location
     spans: Spans
 
     def views(self) -> list[memoryview]:
         """The buffers, in place and read-only. Raises OSError where the driver does not let this process read them."""
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = self.location.open(os.O_RDONLY)
         try:
             memory = _mapped(fd, self.spans[-1][1])
         finally:
@@ -161,15 +184,88 @@ class Placed(NamedTuple):
         return [memory[begin:end] for begin, end in self.spans]
 
 
+Part = Buffer | Placed
+"""What a lease carries, as a worker gets it."""
+
+
+class Exchange:
+    """What is large of a lease, there and back, and of those that follow it at the same worker.
+
+    It is used by one thread at a time.
+
+    Args:
+        memory: of which its segments are.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._replies = memory.segment()
+        self._sent: list[Segment] = []
+
+    @property
+    def replies(self) -> Location:
+        """Where the worker writes what is large in the replies of the lease that is next."""
+        return self._replies.location
+
+    def out(self, buffers: Iterable[Any]) -> list[Part]:
+        """What goes to the worker in place of the buffers of its Frames. Raises BackendBroken: there is no room."""
+        parts: list[Part] = []
+        for is_shared, some in groupby(buffers, key=lambda b: isinstance(b, SharedSegment)):
+            if is_shared:
+                parts += [shared.placed for shared in some]
+            else:
+                parts += self._placed(list(some))
+        return parts
+
+    def back(self, buffers: Sequence[Any]) -> list[Any]:
+        """The buffers of a lease's replies, as the worker's :class:`Replies` kept them. Raises OSError where what is
+        large cannot be mapped."""
+        self._let_go()
+        end = max((b[1] for b in buffers if isinstance(b, tuple)), default=0)
+        if not end:
+            return list(buffers)
+        memory = self._replies.read(end)
+        self._replies.close()
+        self._replies = self._memory.segment()
+        return [memory[slice(*b)] if isinstance(b, tuple) else b for b in buffers]
+
+    def close(self) -> None:
+        """Let go of it, also of what is on its way."""
+        self._replies.close()
+        self._let_go()
+
+    def _placed(self, buffers: list[Buffer]) -> Sequence[Part]:
+        if sum(len(b) for b in buffers) < LARGE:
+            return buffers
+        views = [memoryview(b) for b in buffers]
+        try:
+            self._sent.append(self._memory.segment())
+            return [self._sent[-1].place(views)]
+        except OSError as e:
+            raise no_room(views, e) from e
+
+    def _let_go(self) -> None:
+        while self._sent:
+            self._sent.pop().close()
+
+
+def arrived(parts: Iterable[Part]) -> list[Buffer]:
+    """In a worker: the buffers of a lease. Raises OSError where they cannot be mapped."""
+    buffers: list[Buffer] = []
+    for part in parts:
+        buffers += part.views() if isinstance(part, Placed) else [part]
+    return buffers
+
+
 class Replies:
     """In a worker: where the driver wants what is large in the replies of a lease.
 
     Args:
-        path: of the segment that is for them.
+        location: of the segment that is for them.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, location: Location) -> None:
+        self._location = location
         self._end = 0
 
     def keep(self, buffers: Sequence[memoryview], last: bool) -> list[bytes | tuple[int, int]]:
@@ -177,7 +273,7 @@ class Replies:
         there is no room."""
         if sum(b.nbytes for b in buffers) < LARGE:
             return [copied(b) for b in buffers]
-        fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        fd = self._location.open(os.O_RDWR)
         try:
             spans = _write(fd, self._end, buffers)
         finally:
@@ -196,6 +292,11 @@ def _nameless() -> bool:
         and Path("/proc/self/fd").exists()
         and Path("/proc/self/fd").stat().st_uid == os.geteuid()
     )
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    about = os.fstat(fd)
+    return about.st_dev, about.st_ino
 
 
 def _write(fd: int, begin: int, buffers: Sequence[memoryview]) -> Spans:
