@@ -1,7 +1,6 @@
 """Shared memory: what it holds comes back, its room is asked for before it is used, and it goes with its last user."""
 
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +9,7 @@ import pytest
 import flsim.segments
 from flsim.errors import BackendBroken
 from flsim.segments import LARGE, Exchange, Memory, Replies, Segment, arrived
-from flsim.testing.watch import files_of_at_most
-
-
-def segments() -> int:
-    """How many this process has open."""
-    links = []
-    for fd in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # it has just been closed, as that of the folder itself
-            links.append(str(fd.readlink()))
-    return sum(link.startswith("/memfd:flsim") for link in links)
+from flsim.testing.watch import files_of_at_most, segments
 
 
 @pytest.fixture(params=["nameless", "files"])

@@ -50,7 +50,8 @@ class Location(NamedTuple):
 
     def open(self, flags: int) -> int:
         """A descriptor of the file. Raises OSError where the driver has let go of it, or does not let this process."""
-        fd = os.open(self.path, flags | os.O_CLOEXEC)
+        # By now it may be that of a pipe, for which open would wait.
+        fd = os.open(self.path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         if _identity(fd) != self.file:
             os.close(fd)
             raise FileNotFoundError("the driver has let go of this memory")

@@ -4,7 +4,6 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import flsim.segments
 from flsim import ArrayRecord, ClientApp, ErrorCode, Grid, Message, RecordDict, RunResult, ServerApp
 from flsim.apps import Context
 from flsim.errors import BackendBroken
-from flsim.testing.watch import files_of_at_most, until
+from flsim.testing.watch import files_of_at_most, mapped, segments, until
 
 MEGA = 1_000_000
 
@@ -48,25 +47,6 @@ def run(main: Callable[[Grid, Context], None], nodes: int = 8) -> RunResult:
 def models(grid: Grid, type_: str = "train", nbytes: int = MEGA) -> Iterator[Message]:
     content = RecordDict({"m": ArrayRecord({"w": np.zeros(nbytes // 8)})})
     return (Message(content, node, type_) for node in grid.get_node_ids())
-
-
-def segments() -> int:
-    """How many this process has open."""
-    links = []
-    for fd in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # it has just been closed, as that of the folder itself
-            links.append(str(fd.readlink()))
-    return sum(link.startswith("/memfd:flsim") for link in links)
-
-
-def mapped() -> int:
-    """Bytes of segments that this process has mapped."""
-    total = 0
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if "/memfd:flsim" in line:
-            begin, end = line.split()[0].split("-")
-            total += int(end, 16) - int(begin, 16)
-    return total
 
 
 @pytest.fixture(params=["nameless", "files"])

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -71,6 +71,25 @@ def shared_memory(pids: set[int]) -> set[Path]:
             continue
         found |= {Path(line.split(maxsplit=5)[-1]) for line in lines if "/dev/shm/" in line}
     return {path for path in found if path.exists()}
+
+
+def segments() -> int:
+    """How many nameless segments of shared memory this process has open."""
+    links = []
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # it has just been closed, as that of the folder itself
+            links.append(str(fd.readlink()))
+    return sum(link.startswith("/memfd:flsim") for link in links)
+
+
+def mapped() -> int:
+    """Bytes of such segments that this process has mapped."""
+    total = 0
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if "/memfd:flsim" in line:
+            begin, end = line.split()[0].split("-")
+            total += int(end, 16) - int(begin, 16)
+    return total
 
 
 def kill(pid: int) -> None:
