@@ -80,7 +80,7 @@ def alone(session: nox.Session) -> None:
     """The core's tests in an environment without any optional backend."""
     session.install("-e", ".", *tools("scikit-learn"))
     # What the other files are about is the same beside other backends, and the session `tests` runs them.
-    differ = ("cli", "contract", "hooks", "options", "plugins", "run")
+    differ = ("cli", "hooks", "options", "plugins", "run")
     session.run("pytest", *(session.posargs or (f"tests/test_{name}.py" for name in differ)))
 
 
@@ -203,7 +203,7 @@ def fresh(session: nox.Session, folder: str, *projects: str) -> str:
     session.run("python", "-m", "venv", f"{folder}/env")
     python = f"{folder}/env/bin/python"
     wheels = sorted(str(p) for p in Path(folder).glob("*.whl"))
-    session.run(python, "-m", "pip", "install", "--quiet", *wheels, external=True)
+    session.run("uv", "pip", "install", "--quiet", "--python", python, *wheels)
     return python
 
 

@@ -59,7 +59,6 @@ ON_THIS_HOST = {  # checks that come to something else there than on a cluster t
     "a_clientapp_sees_the_gpus_that_it_has_and_no_others",
     "blas_has_the_threads_of_the_need",
     "stop_may_be_called_twice_and_leaves_no_thread_and_no_process",
-    "what_starts_again_and_again_leaves_nothing",
     "models_arrive_whole_and_read_only",
     "a_model_outlives_the_worker_that_had_it",
     "stop_ends_the_workers_also_at_work",
