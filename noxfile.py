@@ -80,7 +80,7 @@ def alone(session: nox.Session) -> None:
     """The core's tests in an environment without any optional backend."""
     session.install("-e", ".", *tools("scikit-learn"))
     # What the other files are about is the same beside other backends, and the session `tests` runs them.
-    differ = ("cli", "hooks", "options", "plugins", "run")
+    differ = ("cli", "hooks", "options", "plugins")
     session.run("pytest", *(session.posargs or (f"tests/test_{name}.py" for name in differ)))
 
 
