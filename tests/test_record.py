@@ -547,7 +547,7 @@ def test_what_a_killed_driver_has_kept_is_read_and_shown(tmp_path: Path) -> None
     assert opened.status == "killed"
     assert len(opened.metrics) >= 3
     assert opened.counts["train"].errors["CLIENT_APP_RAISED_EXCEPTION"] >= 3
-    assert opened.seconds > 0
+    assert opened.seconds >= max(r for r in opened.table("leases")["returned"] if r is not None) > 0
     assert len(opened.table("messages")["message"]) == opened.counts["train"].sent >= 30
     shown = flsim("show", folder.name[-8:], cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr

@@ -73,7 +73,8 @@ class Kept:
         """How long it took; of a run that is not over, how long until the last that is known of it."""
         if self.about["seconds"] is not None:
             return float(self.about["seconds"])
-        lasts = self.rows("SELECT max(ended) FROM answers UNION ALL SELECT max(at) FROM reports")
+        clocks = {"answers": "ended", "leases": "returned", "reports": "at"}
+        lasts = self.rows(" UNION ALL ".join(f"SELECT max({clock}) FROM {table}" for table, clock in clocks.items()))
         return max((last for (last,) in lasts if last is not None), default=0.0)
 
     def metrics(self) -> tuple[dict[str, Any], ...]:
