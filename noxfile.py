@@ -174,7 +174,7 @@ def wheels(session: nox.Session) -> None:
                 session.run("env/bin/flsim", *noop, external=True)
             session.run("env/bin/flsim", "new", "first-app", external=True)
             session.run("env/bin/flsim", "run", "first-app", "--set", "rounds=3", external=True)
-            page = ("bench", "noop", "--scale", "tiny", "--backend", "serial", "--html", "bench.html")
+            page = ("bench", "compute", "--scale", "tiny", "--backend", "serial", "--html", "bench.html")
             session.run("env/bin/flsim", *page, external=True)
 
 
