@@ -14,7 +14,7 @@ from flsim.testing.watch import files_of_at_most, kill, segments, until
 MEGA = 1_000_000
 
 APP = """
-import os, resource, signal
+import resource
 import numpy as np
 from flsim import ArrayRecord, ClientApp, ErrorCode, Message, RecordDict, ServerApp
 from flsim.testing.watch import mapped, segments, until
@@ -34,10 +34,6 @@ def train(msg, context):  # its state has one more each time
 def no_room(msg, context):
     resource.setrlimit(resource.RLIMIT_FSIZE, (MEGA, MEGA))
     return Message(RecordDict({"m": ArrayRecord({"w": np.zeros(MEGA)})}), reply_to=msg)
-
-@client.train("die")
-def die(msg, context):
-    os.kill(os.getpid(), signal.SIGKILL)
 
 def models(grid, type_="train"):
     content = RecordDict({"m": ArrayRecord({"w": np.arange(MEGA // 8, dtype=float)})})
@@ -68,16 +64,6 @@ for round in range(1, 4):
 assert gone()
 """
     run(tmp_path, main)
-
-
-def test_a_worker_that_is_killed_leaves_no_segment(tmp_path: Path) -> None:
-    main = """
-codes = {r.error.code for r in grid.send_and_receive(models(grid, "train.die"))}
-assert codes == {ErrorCode.WORKER_DIED}
-assert gone()
-assert all(r.has_content() for r in grid.send_and_receive(models(grid)))
-"""
-    run(tmp_path, main, nodes=2)
 
 
 def test_a_reply_that_finds_no_room_is_the_error_of_its_message(tmp_path: Path) -> None:
