@@ -196,7 +196,7 @@ class Leases:
                 return
             buffers = [b if isinstance(b, tuple) else memoryview(b).toreadonly() for b in buffers]
             if lease.exchange is not None:
-                buffers = lease.exchange.back(buffers)
+                buffers = _mapped(lease.exchange, buffers)
         except Exception as e:  # what Dask raises is of many kinds
             self._failed(lease, e)
         else:
@@ -244,6 +244,13 @@ class Leases:
     def _release(self, key: str) -> None:
         if (task := self._unreleased.pop(key, None)) is not None:
             task.release()
+
+
+def _mapped(exchange: Exchange, buffers: list[Any]) -> list[Any]:
+    try:
+        return exchange.back(buffers)
+    except OSError as e:
+        raise BackendBroken(f"a worker's reply cannot be mapped: {describe(e)}") from e
 
 
 def _declared(need: Resources) -> dict[str, float]:

@@ -4,7 +4,6 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,16 +48,6 @@ def models(grid: Grid, type_: str = "train", nbytes: int = MEGA) -> Iterator[Mes
     return (Message(content, node, type_) for node in grid.get_node_ids())
 
 
-@pytest.fixture(params=["nameless", "files"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for segments, which are files in it, or have no name."""
-    if request.param == "files":
-        monkeypatch.setattr(flsim.segments, "_nameless", lambda: False)
-    elif not flsim.segments._nameless():
-        pytest.skip("this system has no nameless files that others can open")
-    return tmp_path
-
-
 def test_replies_that_are_held_do_not_take_all_the_files_that_may_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flsim.segments, "FEW", 3)
 
@@ -70,7 +59,11 @@ def test_replies_that_are_held_do_not_take_all_the_files_that_may_be_open(monkey
     run(main)
 
 
-def test_a_run_moves_its_models_and_leaves_no_segment(folder: Path) -> None:
+@pytest.mark.parametrize("files", [False, True])
+def test_a_run_moves_its_models_and_leaves_no_segment(monkeypatch: pytest.MonkeyPatch, files: bool) -> None:
+    if files:  # as where no segment is nameless
+        monkeypatch.setattr(flsim.segments, "_nameless", lambda: False)
+
     def main(grid: Grid, context: Context) -> None:
         for _ in range(3):
             for reply in grid.stream(models(grid)):
