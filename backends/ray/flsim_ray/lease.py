@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,12 +31,20 @@ def run(header: bytes, buffers: list[Any], *shared: list[Any]) -> Reply:
         buffers: of its frames, as :func:`out_of_band` gives them; None stands for what is shared.
         shared: the buffers of each, in order. Ray has them here before it begins the task.
     """
+    end_at_sigterm()
     left = iter(shared)
     parts = [b for buffer in buffers for b in (next(left) if buffer is None else (buffer,))]
     frames = run_lease(Frames(header, in_place(parts)), copies_but_last)
     if frames.outgrown:
         _end_after_this()
     return frames.header, [out_of_band(b) for b in frames.buffers]
+
+
+def end_at_sigterm() -> None:
+    """Have SIGTERM end this process, as any other worker's. Ray's handler raises SystemExit in whatever runs: in the
+    app's code, whose error it would be taken for. A handler of the app's own stays."""
+    if getattr(signal.getsignal(signal.SIGTERM), "__module__", "").startswith("ray."):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end_after_this() -> None:
@@ -50,6 +59,7 @@ def _end_after_this() -> None:
 
 def load(job: bytes) -> None:
     """Load the apps, ahead of the first lease."""
+    end_at_sigterm()
     try:
         prepare(job)
     except AppLoadError:

@@ -20,6 +20,7 @@ from typing import Any
 from flsim.apps import ClientApp, Context
 from flsim.message import Message
 from flsim.records import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flsim.testing.watch import until
 from flsim.testing.wrongs import RAISED, wrong_return
 
 client = ClientApp()
@@ -152,6 +153,16 @@ def work(msg: Message, context: Context) -> Message:
     """Note in which process, take ``seconds``, and draw a number."""
     note(plan(msg)["folder"], str(os.getpid()))
     time.sleep(float(plan(msg)["seconds"]))
+    return reply(msg, drawn=context.rng.random())
+
+
+@client.query("wait")
+def wait(msg: Message, context: Context) -> Message:
+    """Note in which process, wait until there is a file ``go on`` beside the note, and draw a number."""
+    folder = Path(plan(msg)["folder"])
+    note(folder, str(os.getpid()))
+    if not until((folder / "go on").exists, float(plan(msg)["patience"])):
+        raise TimeoutError("nobody said that this may go on")
     return reply(msg, drawn=context.rng.random())
 
 

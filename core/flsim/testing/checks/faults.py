@@ -245,30 +245,45 @@ def workers_that_are_ended_from_outside_cost_no_message(subject: Subject) -> Non
     """Workers at work are killed, and one is sent SIGTERM, as a batch system does: all messages are answered, by the
     same numbers as where none is."""
     digests = {}
-    for signals in ([], [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL]):
+    for signals in ([0, 0, 0], [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]):  # signal 0 ends nobody
         with temporary_folder() as folder:
-            config = {"folder": str(folder), "signals": ",".join(str(int(s)) for s in signals)}
-            result = subject.run(_killed, nodes=40, config=config)
+            told = {"folder": str(folder), "signals": [int(s) for s in signals], "patience": subject.patience}
+            result = subject.run(_killed, nodes=40, config=told)
         assert result.answered == 40, f"messages were lost: {result.counts}"
-        digests[len(signals)] = result.digest
+        digests[tuple(signals)] = result.digest
     assert len(set(digests.values())) == 1, "the digest differs from that of the run in which no worker is ended"
 
 
 @_killed.main()
 def _kill_workers(grid: Grid, context: Context) -> None:
-    folder = Path(str(context.run_config["folder"]))
-    signals = [int(s) for s in str(context.run_config["signals"]).split(",") if s]
-    ended: list[int] = []
+    folder, patience = Path(str(context.run_config["folder"])), float(context.run_config["patience"])
+    signals = list(context.run_config["signals"])
+    nodes = grid.get_node_ids()
+    # These wait until they are told to go on, so that whoever is ended is at work.
+    waiting = {nodes[8 * i]: folder / str(i) for i in range(1, 1 + len(signals))}
+    for place in waiting.values():
+        place.mkdir()
+    grid.push_messages(
+        _asked(n, "wait", folder=str(waiting[n]), patience=patience)
+        if n in waiting
+        else _asked(n, "work", folder=str(folder), seconds=0.01)
+        for n in nodes
+    )
+    places = set(waiting.values())
+    for each in signals:
+        assert until(lambda: any(map(notes, places)), patience), f"{len(places)} messages do not begin"
+        place = next(filter(notes, places))
+        os.kill(int(notes(place)[0]), each)
+        Path(place, "go on").touch()
+        places.remove(place)
     drawn: dict[str, float] = {}
-    for reply in grid.stream(_asked(n, "work", seconds=0.03, folder=str(folder)) for n in grid.get_node_ids()):
-        assert reply.has_content(), f"a message failed because its worker was ended: {reply.error}"
-        drawn[str(len(drawn))] = reply.content["values"]["drawn"]
-        pid = int(notes(folder)[-1])
-        if len(drawn) >= 8 * (len(ended) + 1) and len(ended) < len(signals) and pid not in ended and alive(pid):
-            os.kill(pid, signals[len(ended)])
-            ended.append(pid)
-    assert len(ended) == len(signals), f"{len(signals)} workers were to be ended, and {len(ended)} were"
-    context.state["drawn"] = ConfigRecord(drawn)
+    while len(drawn) < len(nodes):
+        replies = grid.pull_messages(timeout=patience)
+        assert replies, f"of {len(nodes)} messages {len(drawn)} are answered"
+        for reply in replies:
+            assert reply.has_content(), f"a message failed because its worker was ended: {reply.error}"
+            drawn[str(reply.metadata.src_node_id)] = reply.content["values"]["drawn"]
+    context.state["drawn"] = ConfigRecord({str(n): drawn[str(n)] for n in nodes})
 
 
 _starting = ServerApp()
