@@ -247,8 +247,9 @@ def workers_that_are_ended_from_outside_cost_no_message(subject: Subject) -> Non
     digests = {}
     for signals in ([0, 0, 0], [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]):  # signal 0 ends nobody
         with temporary_folder() as folder:
-            told = {"folder": str(folder), "signals": [int(s) for s in signals], "patience": subject.patience}
-            result = subject.run(_killed, nodes=40, config=told)
+            said = " ".join(str(int(s)) for s in signals)
+            config = {"folder": str(folder), "signals": said, "patience": subject.patience}
+            result = subject.run(_killed, nodes=40, config=config)
         assert result.answered == 40, f"messages were lost: {result.counts}"
         digests[tuple(signals)] = result.digest
     assert len(set(digests.values())) == 1, "the digest differs from that of the run in which no worker is ended"
@@ -257,7 +258,7 @@ def workers_that_are_ended_from_outside_cost_no_message(subject: Subject) -> Non
 @_killed.main()
 def _kill_workers(grid: Grid, context: Context) -> None:
     folder, patience = Path(str(context.run_config["folder"])), float(context.run_config["patience"])
-    signals = list(context.run_config["signals"])
+    signals = [int(s) for s in str(context.run_config["signals"]).split()]
     nodes = grid.get_node_ids()
     # These wait until they are told to go on, so that whoever is ended is at work.
     waiting = {nodes[8 * i]: folder / str(i) for i in range(1, 1 + len(signals))}
