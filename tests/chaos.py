@@ -34,6 +34,9 @@ SEED = 9
 KILL_EVERY = 2.0
 """Seconds."""
 
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
+"""What a worker is killed by, one of these by chance: mostly as the kernel does it, and as a batch system does."""
+
 TIME_LIMIT = 1.0
 WORK = 0.01
 """Seconds that a message takes, at the least."""
@@ -165,7 +168,7 @@ class Killer:
             if at_work := sorted(seen & children()):
                 self.killed.append(chance.choice(at_work))
                 with contextlib.suppress(ProcessLookupError):  # it has just died otherwise
-                    os.kill(self.killed[-1], signal.SIGKILL)
+                    os.kill(self.killed[-1], chance.choice(SIGNALS))
 
 
 @contextlib.contextmanager

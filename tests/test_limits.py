@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ask, codes, server_of
+from helpers import ask, codes, python, server_of
 from installed import skip_without
 
 import flsim
@@ -176,6 +176,28 @@ def test_serial_says_once_that_it_cannot_end_what_hangs_or_takes_too_much() -> N
         "backend serial books memory, and does not enforce it",
         "backend serial cannot end a ClientApp, since it has no process of its own: time_limit is not enforced",
     ]
+
+
+USED_UP = """
+import flsim
+from flsim import ServerApp
+from flsim.testing.apps import client
+from helpers import ask, codes
+
+server = ServerApp()
+
+@server.main()
+def main(grid, context):
+    print(codes(ask(grid, "files")), codes(ask(grid, "echo")))
+
+print(flsim.run(server, client, nodes=3, backend="serial", seed=1, quiet=True).answered)
+"""
+
+
+def test_a_run_on_serial_that_has_used_up_its_files_ends_as_others_do() -> None:
+    raised = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
+    said = python(USED_UP, path=[Path(__file__).parent])
+    assert said == f"{[raised] * 3} {[None] * 3}\n3"
 
 
 def test_serial_lets_a_message_run_on_that_is_far_beyond_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import Any, TextIO, cast
 
+from flsim import open_files
+
 PRINTED_LIMIT = 64 * 1024
 """Characters kept of what one message printed."""
 
@@ -186,7 +188,7 @@ def limited_threads(threads: int) -> contextlib.AbstractContextManager[Any]:
 def around_lease(threads: int, *, restore: bool) -> Iterator[Callable[[], str]]:
     """Limit threads, restore the global generators afterwards where asked to, and catch what is printed.
 
-    Yields a function that returns what was printed since it was last called.
+    Yields a function that returns what was printed since it was last called, and is to be called after each message.
     """
     if not _TEES:
         _TEES.extend((_Tee("stdout"), _Tee("stderr")))
@@ -202,7 +204,8 @@ def around_lease(threads: int, *, restore: bool) -> Iterator[Callable[[], str]]:
 
         def take() -> str:
             if _THREADS.stale():  # the last message has imported something
-                stack.enter_context(_THREADS.limit(threads))
+                with open_files.given_back():
+                    stack.enter_context(_THREADS.limit(threads))
             if not printed:
                 return ""
             text = "".join(printed)

@@ -10,6 +10,7 @@ calls and mapped where it is read: where there is no room, that is an OSError, a
 
 from __future__ import annotations
 
+import errno
 import itertools
 import mmap
 import os
@@ -270,11 +271,16 @@ class Replies:
         self._end = 0
 
     def keep(self, buffers: Sequence[memoryview], last: bool) -> list[bytes | tuple[int, int]]:
-        """Write them behind those of the messages before, or copy them where they are small. Raises OSError where
-        there is no room."""
+        """Write them behind those of the messages before, or copy them where they are small, or where the app has as
+        many files open as this process may have. Raises OSError where there is no room."""
         if sum(b.nbytes for b in buffers) < LARGE:
             return [copied(b) for b in buffers]
-        fd = self._location.open(os.O_RDWR)
+        try:
+            fd = self._location.open(os.O_RDWR)
+        except OSError as e:
+            if e.errno != errno.EMFILE:
+                raise
+            return [copied(b) for b in buffers]
         try:
             spans = _write(fd, self._end, buffers)
         finally:

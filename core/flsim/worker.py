@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flsim import guard
+from flsim import guard, open_files
 from flsim.allocator import keep_freed_memory
 from flsim.apps import Context
 from flsim.blackbox import BlackBox, BlackBoxes, black_box, mebibytes
@@ -200,7 +200,12 @@ def run_lease(frames: Frames, keep: Keep = copies) -> Frames:
     if terms.folder and not kind.memory:  # what is kept would count as held, where that is limited
         keep_freed_memory()
     noted = contextlib.nullcontext() if box is None or kind.memory else _noted(box)
-    with around_lease(kind.resources.threads, restore=restore) as printed, refused_in_workers(), noted:
+    with (
+        around_lease(kind.resources.threads, restore=restore) as printed,
+        refused_in_workers(),
+        noted,
+        open_files.kept_back(),
+    ):
         for message in messages:
             kept = partial(kept_in, out, keep, message is messages[-1])
             if box is None:

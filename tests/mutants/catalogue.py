@@ -328,6 +328,20 @@ MUTANTS = (
         "                        placed[number] = memory\n",
         ("tests/test_payload.py::test_what_is_done_to_an_array_afterwards_is_not_seen",),
     ),
+    Mutant(
+        "An app may use up all the files of its process",
+        "core/flsim/open_files.py",
+        "KEPT = 16\n",
+        "KEPT = 0\n",
+        ("tests/test_limits.py::test_a_run_on_serial_that_has_used_up_its_files_ends_as_others_do",),
+    ),
+    Mutant(
+        "A worker that has used up its files is kept",
+        "core/flsim/open_files.py",
+        "number < of_the_app - min(FEW, of_the_app // 8)",
+        "number",
+        (clause("13-a_clientapp_that_leaves_no_file_to_open_costs_nobody_else", "loky"),),
+    ),
     # ---- what the user is told
     Mutant(
         "An unknown option is taken",

@@ -235,10 +235,9 @@ class Leases:
         elif isinstance(error, (bdb.BdbQuit, BackendBroken)):
             self.end(lease, error)
         elif not isinstance(error, KilledWorker):  # the worker's removal is reported next, and ends the lease
-            text = (
-                f"Dask cannot run a lease on worker {lease.worker.address}: {describe(error)}\n"
-                "The scheduler and the workers need flsim-dask as it is here: pip install flsim-dask"
-            )
+            text = f"Dask cannot run a lease on worker {lease.worker.address}: {describe(error)}"
+            if not isinstance(error, OSError):
+                text += "\nThe scheduler and the workers need flsim-dask as it is here: pip install flsim-dask"
             self.end(lease, BackendBroken(text))
 
     def _release(self, key: str) -> None:

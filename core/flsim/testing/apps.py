@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -164,6 +165,18 @@ def wait(msg: Message, context: Context) -> Message:
     if not until((folder / "go on").exists, float(plan(msg)["patience"])):
         raise TimeoutError("nobody said that this may go on")
     return reply(msg, drawn=context.rng.random())
+
+
+_files: list[int] = []
+
+
+@client.query("files")
+def files(msg: Message, context: Context) -> Message:
+    """Open files until this process may have no more."""
+    most = len(list(Path("/proc/self/fd").iterdir())) + 50
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    while True:
+        _files.append(os.open(os.devnull, os.O_RDONLY))
 
 
 @client.query("start")

@@ -287,6 +287,35 @@ def _kill_workers(grid: Grid, context: Context) -> None:
     context.state["drawn"] = ConfigRecord({str(n): drawn[str(n)] for n in nodes})
 
 
+_opening = ServerApp()
+
+
+@check(13, "isolation")
+def a_clientapp_that_leaves_no_file_to_open_costs_nobody_else(subject: Subject) -> None:
+    """It opens files until its process may have no more, and gets the error of that: other messages are answered, with
+    models that are large, and those that come later may open files again."""
+    with temporary_folder() as folder:
+        subject.run(_opening, nodes=9, config={"folder": str(folder)})
+
+
+@_opening.main()
+def _open_files(grid: Grid, context: Context) -> None:
+    folder = str(context.run_config["folder"])
+    nodes = list(grid.get_node_ids())
+    opens = nodes[3::4]
+    for _ in range(2):
+        asked = (_asked(n, "files") if n in opens else _asked(n, "much", mebibytes=1) for n in nodes)
+        for node, reply in zip(nodes, grid.send_and_receive(asked), strict=True):
+            if node in opens:
+                error = _error(reply, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "to open too many files")
+                assert "Too many open files" in error.reason, error.reason
+            else:
+                assert reply.has_content(), f"an innocent message failed: {reply.error}"
+                assert len(reply.content["much"]["much"]) == 2**20
+        for reply in grid.send_and_receive(_asked(n, "work", folder=folder, seconds=0.0) for n in nodes):
+            assert reply.has_content(), f"a later message could open no file: {reply.error}"
+
+
 _starting = ServerApp()
 
 
