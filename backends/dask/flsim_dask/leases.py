@@ -164,10 +164,10 @@ class Leases:
             self.end(lease, error)
 
     def end_unstarted(self, worker: Worker, reason: str) -> None:
-        """End what ``worker`` has not begun, and will not soon."""
+        """End what ``worker`` has not begun, and will not soon: it pauses, or leaves."""
         for lease in list(worker.leases):
             if not lease.future.running():
-                self.end(lease, WorkerLost(Cause.NOT_STARTED, reason))
+                self.end(lease, WorkerLost(Cause.LEFT, reason))
 
     def close(self) -> None:
         """Release what is not yet released."""

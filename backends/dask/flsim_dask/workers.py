@@ -100,8 +100,10 @@ class Workers:
         worker = self._workers.get(place.name)
         if self._broken is not None:
             future.set_exception(self._broken)
-        elif worker is None or not worker.takes_leases:
+        elif worker is None:
             future.set_exception(WorkerLost(Cause.NOT_STARTED, f"worker {place.name} is gone"))
+        elif not worker.takes_leases:
+            future.set_exception(WorkerLost(Cause.LEFT, f"worker {place.name} takes no lease: {worker.status}"))
         else:
             self._leases.begin(worker, future, frames, need)
 

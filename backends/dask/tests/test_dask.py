@@ -303,7 +303,7 @@ def test_a_worker_that_pauses_takes_no_leases_until_it_runs_again(other: Cluster
         client.run(become(Status.paused))
         lost = desk.submit("echo", place=place).exception(5)
         assert isinstance(lost, WorkerLost)
-        assert lost.cause is Cause.NOT_STARTED
+        assert lost.cause is Cause.LEFT
         assert until(lambda: not desk.backend.capacity(), 5)
         client.run(become(Status.running))
         assert until(lambda: place in desk.backend.capacity(), 5)
