@@ -196,7 +196,7 @@ print(flsim.run(server, client, nodes=3, backend="serial", seed=1, quiet=True).a
 
 def test_a_run_on_serial_that_has_used_up_its_files_ends_as_others_do() -> None:
     raised = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
-    said = python(USED_UP, path=[Path(__file__).parent])
+    said = python(USED_UP, path=[Path(__file__).parent, Path(flsim.__file__).parents[1]])
     assert said == f"{[raised] * 3} {[None] * 3}\n3"
 
 
