@@ -1,4 +1,4 @@
-"""What surrounds the call of a ClientApp in a worker: seeds, threads, and what it prints."""
+"""What surrounds the call of a ClientApp in a worker: seeds, threads, open files, and what it prints."""
 
 from __future__ import annotations
 
@@ -186,9 +186,10 @@ def limited_threads(threads: int) -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def around_lease(threads: int, *, restore: bool) -> Iterator[Callable[[], str]]:
-    """Limit threads, restore the global generators afterwards where asked to, and catch what is printed.
+    """Limit threads, restore the global generators afterwards where asked to, keep some files from the app, and catch
+    what is printed.
 
-    Yields a function that returns what was printed since it was last called, and is to be called after each message.
+    Yields a function that returns what was printed since it was last called.
     """
     if not _TEES:
         _TEES.extend((_Tee("stdout"), _Tee("stderr")))
@@ -201,6 +202,7 @@ def around_lease(threads: int, *, restore: bool) -> Iterator[Callable[[], str]]:
         for tee in _TEES:
             tee.begin(printed)
             stack.callback(tee.end)
+        stack.enter_context(open_files.kept_back())
 
         def take() -> str:
             if _THREADS.stale():  # the last message has imported something

@@ -9,7 +9,6 @@ import threading
 from functools import cache
 from pathlib import Path
 
-from flsim import open_files
 from flsim.blackbox import OVER_MEMORY, BlackBox, mebibytes
 from flsim.host import host_cpus, host_memory
 
@@ -139,8 +138,6 @@ def outgrown(limit: int, cpus: float) -> str:
         cpus: that its kind needs.
     """
     global _first
-    if files := open_files.nearly_all():
-        return files
     now = held()
     if not _first:
         _first = now

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 
@@ -53,8 +54,12 @@ def nearly_all() -> str:
     return f"it has nearly all of the {most} files open that it may have"
 
 
+_changing = threading.Lock()  # where leases share a process, the limit is one
+
+
 def _change(by: int) -> None:
-    now, most = getrlimit(RLIMIT_NOFILE)
-    if now != RLIM_INFINITY:
-        new = max(now + by, 0)
-        setrlimit(RLIMIT_NOFILE, (new if most == RLIM_INFINITY else min(new, most), most))
+    with _changing:
+        now, most = getrlimit(RLIMIT_NOFILE)
+        if now != RLIM_INFINITY:
+            new = max(now + by, 0)
+            setrlimit(RLIMIT_NOFILE, (new if most == RLIM_INFINITY else min(new, most), most))

@@ -200,12 +200,7 @@ def run_lease(frames: Frames, keep: Keep = copies) -> Frames:
     if terms.folder and not kind.memory:  # what is kept would count as held, where that is limited
         keep_freed_memory()
     noted = contextlib.nullcontext() if box is None or kind.memory else _noted(box)
-    with (
-        around_lease(kind.resources.threads, restore=restore) as printed,
-        refused_in_workers(),
-        noted,
-        open_files.kept_back(),
-    ):
+    with around_lease(kind.resources.threads, restore=restore) as printed, refused_in_workers(), noted:
         for message in messages:
             kept = partial(kept_in, out, keep, message is messages[-1])
             if box is None:
@@ -215,7 +210,7 @@ def run_lease(frames: Frames, keep: Keep = copies) -> Frames:
                 with limits(kind, box):
                     outcome = answer_message(job, kind, seed, message, contents, buffers, kept)
             outcomes.append((*outcome, printed()))
-    outgrown = "" if box is None else guard.outgrown(kind.memory, kind.resources.cpus)
+    outgrown = "" if box is None else open_files.nearly_all() or guard.outgrown(kind.memory, kind.resources.cpus)
     return Reply(DONE, worker_name(), boxed, outgrown, peak_memory(), outcomes).encoded(out)
 
 
