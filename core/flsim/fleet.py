@@ -29,7 +29,8 @@ class Kind:
 
     name: str
     client: Any
-    """A ClientApp, something that makes one when called with a Context, or a Reference to either."""
+    """A ClientApp, something that makes one when called with a Context, or a Reference to either. An error leaves its
+    node's state as it was, unless it returned the error itself and has ``keeps_state_with_errors = True``."""
     nodes: int
     resources: Resources = field(default_factory=Resources)
     config: Mapping[str, Scalar] = field(default_factory=dict)

@@ -273,6 +273,8 @@ class LinkState:
 
         Raises whatever ended the run meanwhile.
         """
+        if timeout is not None:
+            timeout = min(timeout, threading.TIMEOUT_MAX)
         with self.lock:
             done = inbox.condition.wait_for(lambda: self.failure is not None or ready(), timeout)
             self._raise_failure()
@@ -311,7 +313,7 @@ class LinkState:
             accepted = set(self.heart.returned(now, lease))
             for entry, outcome, state, (content, error) in zip(lease.entries, outcomes, states, replies, strict=True):
                 if entry in accepted:
-                    if error is None and state is not None:
+                    if state is not None and error is outcome.error:  # and not one that the driver found
                         self._keep(entry.node, state)
                     self._deliver(entry, content, error, outcome)
                     if error is None and entry.attempts == 1 and not outcome.printed:

@@ -20,7 +20,16 @@ from flsim.allocator import keep_freed_memory
 from flsim.apps import Context
 from flsim.blackbox import BlackBox, BlackBoxes, black_box, mebibytes
 from flsim.breakpoints import refused_in_workers
-from flsim.envelope import Generators, around_lease, describe, seed_globals, traceback_of
+from flsim.envelope import (
+    TEXT_LIMIT,
+    TRACEBACK_LIMIT,
+    Generators,
+    around_lease,
+    clean,
+    describe,
+    seed_globals,
+    traceback_of,
+)
 from flsim.errors import AppLoadError, BackendBroken, NoRoom, WorkerLost
 from flsim.fleet import FIRST_NODE_ID
 from flsim.job import Job, JobKind, inspect_host, known_job, prepare, worker_name
@@ -308,11 +317,15 @@ def answer_message(
         fault, sent = f"the reply cannot be read: {describe(e)}", None
     if fault or sent is None:
         return failed(ErrorCode.REPLY_INVALID, fault)
+    error = None
     if sent.error is not None:
-        return failed(sent.error.code, sent.error.reason, sent.error.traceback)
+        reason, traceback = clean(sent.error.reason, TEXT_LIMIT), clean(sent.error.traceback, TRACEBACK_LIMIT)
+        error = (int(sent.error.code), reason, traceback)
+        if not getattr(app, "keeps_state_with_errors", False):
+            return failed(*error)
     try:
         what: Any = sent.content
-        pickled, raws = encode(what)
+        pickled, raws = encode(what) if error is None else (b"", [])
         what = context.state
         if type(what) is not RecordDict:
             raise TypeError(f"context.state is a RecordDict, not {type(what).__name__}")
@@ -333,10 +346,10 @@ def answer_message(
     except BaseException as e:  # it is the backend's; that there is no room is the most that is to be expected
         reason = f"worker {worker_name()} cannot keep the reply: {describe(e)}"
         return failed(ErrorCode.REPLY_UNENCODABLE, reason, traceback_of(e))
-    part = pickled, wheres[: len(raws)]
+    part = (pickled, wheres[: len(raws)]) if error is None else None
     after = None if state_part is None else (state_part[0], wheres[len(raws) :])
     return (
-        id_, None, part, after, sent.group_id, sent.created_at,
+        id_, error, part, after, sent.group_id, sent.created_at,
         decoded - begun, executed - decoded, clock() - executed,
     )  # fmt: skip
 

@@ -92,24 +92,26 @@ MUTANTS = (
     Mutant(
         "A reply is accepted without its state",
         LINK,
-        "                    if error is None and state is not None:\n",
-        "                    if error is None and state is not None and len(accepted) == 1:\n",
+        "                    if state is not None and error is outcome.error:",
+        "                    if state is not None and error is outcome.error and len(accepted) == 1:",
         (SIMULATION,),
     ),
     Mutant(
         "A state is accepted without its reply",
         LINK,
-        "                if entry in accepted:\n                    if error is None and state is not None:\n"
+        "                if entry in accepted:\n"
+        "                    if state is not None and error is outcome.error:  # and not one that the driver found\n"
         "                        self._keep(entry.node, state)\n",
-        "                if error is None and state is not None:\n                    self._keep(entry.node, state)\n"
+        "                if state is not None and error is outcome.error:\n"
+        "                    self._keep(entry.node, state)\n"
         "                if entry in accepted:\n",
         ("tests/test_run.py::test_a_late_reply_of_a_message_that_was_at_work_changes_no_state", SIMULATION),
     ),
     Mutant(
         "A reply that cannot be decoded changes the state of its node",
         LINK,
-        "                    if error is None and state is not None:\n",
-        "                    if state is not None:\n",
+        "                    if state is not None and error is outcome.error:",
+        "                    if state is not None:",
         ("tests/test_run.py::test_a_reply_that_cannot_be_decoded_leaves_the_state_as_it_was",),
     ),
     Mutant(

@@ -27,16 +27,22 @@ class MappedArray(Array):
     the name of its class.
     """
 
-    def __init__(self, dtype: str, shape: tuple[int, ...], stype: str, raw: NDArray[np.uint8]) -> None:
+    @classmethod
+    def over(cls, dtype: str, shape: tuple[int, ...], stype: str, raw: NDArray[np.uint8]) -> MappedArray:
+        """One whose bytes are ``raw``."""
+        made = cls.__new__(cls)
         # Past Array's __setattr__, which is for those who change one.
-        self.__dict__.update(dtype=dtype, shape=shape, stype=stype, _raw=raw)
+        made.__dict__.update(dtype=dtype, shape=shape, stype=stype, _raw=raw)
+        return made
 
     @property
     def data(self) -> bytes:
         """The bytes, copied the first time."""
         here = self.__dict__
-        if "data" not in here:
-            here["data"] = here.pop("_raw").tobytes()
+        raw = here.get("_raw")
+        if raw is not None and "data" not in here:
+            here["data"] = raw.tobytes()
+            here.pop("_raw", None)  # afterwards: another thread may look for either
         return cast("bytes", here["data"])
 
     @data.setter
@@ -90,6 +96,14 @@ def make_arrays_fast() -> None:
         return Array(str(ndarray.dtype), ndarray.shape, NUMPY, data)
 
     setattr(Array, "from_numpy_ndarray", staticmethod(from_numpy_ndarray))  # noqa: B010  # mypy knows it as a method
+
+
+def values_of(array: Array) -> NDArray[Any]:
+    """What an Array holds, as numpy's, and nowhere else; its bytes where numpy does not read them."""
+    try:
+        return array.numpy()
+    except (TypeError, ValueError, EOFError, OSError):
+        return np.frombuffer(array.data, np.uint8)
 
 
 def _loaded(raw: NDArray[np.uint8]) -> NDArray[Any] | None:

@@ -14,6 +14,7 @@ from flsim import ErrorCode
 from flsim.envelope import traceback_of
 from flsim.errors import ConfigError
 from flsim_flower.array import make_arrays_fast
+from flsim_flower.identity import identify
 from flsim_flower.logs import follow_stderr
 from flsim_flower.message import restored
 from flsim_flower.records import pack, unpack
@@ -28,8 +29,15 @@ def client_of(app: Any) -> Client:
     return Client(app)
 
 
+RETURNED = "returned by the ClientApp itself"
+"""In the place of a traceback: what an Error says that the app made, whatever its code."""
+
+
 class Client:
     """Answers the engine's messages by a Flower ClientApp."""
+
+    keeps_state_with_errors = True
+    """As in Flower: an app that returns an Error has run to its end."""
 
     def __init__(self, app: ClientApp) -> None:
         self._app = app
@@ -43,6 +51,7 @@ class Client:
             state=unpack(context.state),
             run_config=dict(context.run_config),
         )
+        identify(context.run_id, context.node_id)
         try:
             reply = self._app(message=_instruction(message), context=theirs)
         except bdb.BdbQuit:  # the user's, who quits at a breakpoint
@@ -53,12 +62,12 @@ class Client:
             return _failed(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, fault)
         if theirs.run_config != dict(context.run_config):
             return _failed(message, ErrorCode.UNKNOWN, "the ClientApp changed its run_config, which it must not")
-        if reply.has_error():
-            return _failed(message, reply.error.code, reply.error.reason or "")
         context.state = pack(theirs.state)
+        if reply.has_error():
+            return _failed(message, reply.error.code, reply.error.reason or "", RETURNED)
         about = reply.metadata
         answer = flsim.Message(pack(reply.content), reply_to=message, group_id=about.group_id)
-        answer.metadata.created_at = about.created_at
+        answer.metadata.created_at = float(about.created_at)
         return answer
 
 
@@ -73,9 +82,11 @@ def _instruction(message: flsim.Message) -> Message:
 def _fault(reply: Any, message: flsim.Message) -> str | None:
     if not isinstance(reply, Message):
         return f"the ClientApp returned {type(reply).__name__}, not a Message"
+    if reply.has_error():  # whatever it replies to: Flower's own mods make theirs for the reply that they refuse
+        return None
     if reply.metadata.reply_to_message_id != message.metadata.message_id:
         return "the ClientApp returned no reply to its message; write Message(content, reply_to=msg)"
-    if not reply.has_error() and not reply.has_content():
+    if not reply.has_content():
         return "the ClientApp returned a Message without content"
     return None
 

@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flsim.errors import ConfigError
 from flsim.fleet import Scalar, flatten
@@ -37,7 +38,7 @@ def _of_file(flag: str, path: str) -> dict[str, Scalar]:
 
 
 def _of_pairs(flag: str, text: str) -> dict[str, Scalar]:
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     at = 0
     while rest := text[at:].strip():
         pair = _PAIR.match(text, at)
@@ -51,10 +52,32 @@ def _of_pairs(flag: str, text: str) -> dict[str, Scalar]:
     config: dict[str, Scalar] = {}
     for key, value in pairs:
         try:
-            config |= flatten(tomllib.loads(f"{key} = {value}"))
+            made = flatten(_table_of(key, value))
         except tomllib.TOMLDecodeError as e:
-            hint = f'; a string has quotes: {key}="{value}"' if re.fullmatch(r"[\w./:-]+", value) else ""
-            raise ConfigError(f"{flag}: {key}={value} is no TOML ({e}){hint}") from None
+            raise ConfigError(f"{flag}: {key}={value} is no TOML ({e}){_hint(key, value)}") from None
         except ConfigError as e:
             raise ConfigError(f"{flag}: {e}") from None
+        if not made:
+            raise ConfigError(f"{flag}: {key}={value} has no value")
+        if twice := made.keys() & config.keys():
+            raise ConfigError(f"{flag}: {min(twice)} is given twice in {text.strip()!r}")
+        config |= made
     return config
+
+
+def _table_of(key: str, value: str) -> dict[str, Any]:
+    made = tomllib.loads(f"{key} = {value}")
+    try:
+        tomllib.loads(f"_ = {{ {key} = {value} }}")
+    except tomllib.TOMLDecodeError:  # since the brace at its end is part of a comment
+        raise ConfigError(f"of {key}={value} all from the # on would be left out; a string has quotes") from None
+    return made
+
+
+def _hint(key: str, value: str) -> str:
+    """What to type instead."""
+    if value.lower() in ("true", "false"):
+        return f"; write {key}={value.lower()}"
+    if re.fullmatch(r"[+-]?(\d+\.|\.\d+)", value):
+        return f"; write {key}={float(value)}"
+    return f'; a string has quotes: {key}="{value}"' if re.fullmatch(r"[\w./:#-]+", value) else ""

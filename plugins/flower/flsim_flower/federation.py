@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flsim.errors import ConfigError, UnknownName
-from flsim.fleet import flatten
 from flsim.resources import Resources
 from flsim_flower.config import parse_config
 
@@ -17,7 +16,7 @@ log = logging.getLogger(__name__)
 NODES = 2
 """Where nobody says how many, as in Flower."""
 
-_NODES, _CPUS, _GPUS = "num-supernodes", "client-resources-num-cpus", "client-resources-num-gpus"
+_USED = _NODES, _CPUS, _GPUS = "num-supernodes", "client-resources-num-cpus", "client-resources-num-gpus"
 _INSTEAD = {
     "init-args-num-cpus": "-o cpus=… says what the place has",
     "init-args-num-gpus": "-o gpus=… says what the place has",
@@ -52,10 +51,10 @@ def read_federation(table: Mapping[str, Any], names: Sequence[str], given: Seque
     options, name = _options(table, names)
     federation = Federation()
     for key, value in options.items():
-        if key in _INSTEAD or key.startswith("init-args-"):
-            log.warning("the federation %r has %s, which is not used: %s", name, key, _instead(key))
-        else:
+        if key in _USED:
             federation = _with(federation, key, value, f"the federation {name!r}")
+        else:  # of Flower's engine, of whatever version
+            log.warning("the federation %r has %s, which is not used: %s", name, key, _instead(key))
     for key, value in _short(parse_config("--federation-config", given)).items():
         if key in _INSTEAD or key.startswith("init-args-"):
             raise ConfigError(f"--federation-config: {key} cannot be used: {_instead(key)}")
@@ -77,7 +76,17 @@ def _options(table: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str, 
         if names:
             raise ConfigError(f"the federation {name!r} is at {federations[name]['address']!r}, and not simulated")
         return {}, name
-    return _short(flatten(options)), name
+    if not isinstance(options, dict):
+        raise ConfigError(f"the federation {name!r}: options is a table, not {options!r}")
+    return _short(_flat(options)), name
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, with values of any type, since those of Flower's engine may be."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
 
 
 def _short(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,11 +113,11 @@ def _with(federation: Federation, key: str, value: Any, where: str) -> Federatio
                 raise ConfigError(f"{key} is a number, not {value!r}")
             what = "cpus" if key == _CPUS else "gpus"
             return replace(federation, resources=replace(federation.resources, **{what: value}))
-        raise UnknownName("key", key, (_NODES, _CPUS, _GPUS))
+        raise UnknownName("key", key, _USED)
     except (ConfigError, UnknownName) as e:
         e.args = (f"{where}: {e}", *e.args[1:])
         raise
 
 
 def _instead(key: str) -> str:
-    return _INSTEAD.get(key, "it is a setting of Flower's Ray; 'flsim backends' lists the options of a backend")
+    return _INSTEAD.get(key, "it is a setting of Flower's engine; 'flsim backends' lists the options of a backend")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 import flsim
 from flsim import ErrorCode
 from flsim.message import SERVER_NODE_ID
+from flsim_flower.client import RETURNED
 from flsim_flower.message import restored
 from flsim_flower.records import pack, unpack
 
@@ -28,6 +29,15 @@ ENGINES = frozenset(int(code) for code in ErrorCode if code > 8)
 """The codes that Flower does not have: they become UNKNOWN."""
 
 
+class _Sent(NamedTuple):
+    inbox: Inbox
+    """Where its reply will be."""
+    until: float
+    """When its time to live ends, by the clock on the wall, which Flower's metadata go by."""
+    deadline: float
+    """The same by the LinkState's clock."""
+
+
 class FlowerGrid(Grid):
     """How a Flower ServerApp reaches the nodes. All methods may be called from any thread of it.
 
@@ -37,9 +47,8 @@ class FlowerGrid(Grid):
     def __init__(self, link: LinkState) -> None:
         self._link = link
         self._run: Any = SimpleNamespace(run_id=link.run_id)
-        self._sent: dict[int, tuple[Inbox, float, float]] = {}
-        """Of the messages whose reply is not taken: where it will be, and when they were created and how long they
-        live. Changed by single operations alone, so it needs no lock."""
+        self._sent: dict[int, _Sent] = {}
+        """The messages whose reply is not taken. Changed by single operations alone, so it needs no lock."""
 
     # ---- the run
 
@@ -73,7 +82,7 @@ class FlowerGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Take the replies that are there, in the order in which the messages were pushed. Never waits."""
         ids = dict.fromkeys(message_ids)
-        known = [self._take(n) for n in sorted({int(i) for i in ids if i.isdecimal()})]
+        known = [self._take(n, while_it_lives=True) for n in sorted({int(i) for i in ids if i.isdecimal()})]
         unknown = [self._unknown(i) for i in ids if not i.isdecimal()]
         return [reply for reply in (*known, *unknown) if reply is not None]
 
@@ -114,25 +123,30 @@ class FlowerGrid(Grid):
             ours.append(made)
         inbox = link.inbox()
         inbox.enough = max(1, len(ours))
-        # Under the lock, so that who hears of a reply finds it.
-        with link.lock:
+        ids: list[int] = []
+        try:
             ids = link.push(ours, inbox)
-            now = datetime.now(UTC).isoformat()
-            for message, id_ in zip(theirs, ids, strict=True):
-                of = message.metadata
-                of.__dict__.update(_message_id=str(id_), _run_id=link.run_id, _src_node_id=SERVER_NODE_ID)
-                of.delivered_at = now  # so that it cannot be pushed again
-                self._sent[id_] = inbox, of.created_at, of.ttl
-        if not ids:
-            link.drop(inbox)
+        finally:
+            if not ids:
+                link.drop(inbox)
+        now, clock = datetime.now(UTC).isoformat(), link.clock()
+        for message, id_ in zip(theirs, ids, strict=True):
+            of = message.metadata
+            of.__dict__.update(_message_id=str(id_), _run_id=link.run_id, _src_node_id=SERVER_NODE_ID)
+            of.delivered_at = now  # so that it cannot be pushed again
+            self._sent[id_] = _Sent(inbox, of.created_at + of.ttl, clock + of.ttl)
         return ids, inbox
 
-    def _take(self, id_: int) -> Message | None:
-        """The reply to a message; None where it is not there yet."""
+    def _take(self, id_: int, *, while_it_lives: bool = False) -> Message | None:
+        """The reply to a message; None where it is not there yet.
+
+        Args:
+            while_it_lives: whether it is to be had until the message's time to live ends, and no longer.
+        """
         sent = self._sent.get(id_)
         if sent is None:
             return self._unknown(str(id_))
-        inbox, created_at, ttl = sent
+        inbox = sent.inbox
         with self._link.lock:
             if id_ in inbox.pending:
                 return None
@@ -140,17 +154,17 @@ class FlowerGrid(Grid):
             self._sent.pop(id_, None)
             if not inbox.pending and not inbox.replies:
                 self._link.drop(inbox)
-        if reply is None:  # another thread was faster
-            return self._unknown(str(id_))
-        return self._reply(reply, created_at + ttl)
+        if reply is None or (while_it_lives and self._link.clock() > sent.deadline):
+            return self._unknown(str(id_))  # another thread was faster, or the sender too slow
+        return self._reply(reply, sent.until)
 
     def _reply(self, reply: flsim.Message, until: float) -> Message:
         of = reply.metadata
-        ttl = until - of.created_at
+        ttl = max(0.0, until - of.created_at)
         if not reply.has_error():
             return restored(of, ttl, unpack(reply.content))
         error = reply.error
-        if error.code in ENGINES:
+        if error.code in ENGINES and error.traceback != RETURNED:
             return restored(of, ttl, error=Error(int(ErrorCode.UNKNOWN), str(error)))
         return restored(of, ttl, error=Error(error.code, error.reason))
 

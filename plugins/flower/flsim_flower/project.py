@@ -72,6 +72,7 @@ def _of_table(folder: Path, data: Mapping[str, Any], app: Mapping[str, Any], giv
         server=server,
         kinds=(Kind("default", client, federation.nodes, federation.resources),),
         config=config,
+        path=folder,
         requirements=(*met, *(f"{d}=={metadata.version(d)}" for d in ("flsim-flower", "flwr"))),
         rehearse=lambda plan: rehearse(plan, unmet),
     )

@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 import flsim
 from flsim.pickling import INLINE
-from flsim_flower.array import NUMPY, MappedArray, raw_of
+from flsim_flower.array import MappedArray, raw_of, values_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,8 +54,7 @@ def plain(records: RecordDict) -> flsim.RecordDict:
     made = flsim.RecordDict()
     for name, record in records.items():
         if isinstance(record, ArrayRecord):
-            arrays = {k: a.numpy() if a.stype == NUMPY else raw_of(a) for k, a in record.items()}
-            made[name] = flsim.ArrayRecord(arrays)
+            made[name] = flsim.ArrayRecord({k: values_of(a) for k, a in record.items()})
         else:
             kind = flsim.MetricRecord if isinstance(record, MetricRecord) else flsim.ConfigRecord
             made[name] = kind(dict(record))
@@ -84,6 +83,8 @@ def _unpacked(kind: int, items: Any, large: list[Any]) -> ArrayRecord | MetricRe
         return ConfigRecord(items)
     record = ArrayRecord()  # which would make Arrays of its own of those that it is called with
     for name, dtype, shape, stype, data in items:
-        mapped = not isinstance(data, bytes)
-        record[name] = MappedArray(dtype, shape, stype, large[data]) if mapped else Array(dtype, shape, stype, data)
+        if isinstance(data, bytes):
+            record[name] = Array(dtype, shape, stype, data)
+        else:
+            record[name] = MappedArray.over(dtype, shape, stype, large[data])
     return record

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Message
+from flwr.server import server as older_api
 
 import flsim
 from flsim.code import Reference, import_reference
@@ -57,11 +60,33 @@ class _Rehearsal:
     def __call__(self, grid: flsim.Grid, context: flsim.Context) -> None:
         theirs = _FirstMessage(grid.link, self)
         try:
-            self._server.run(theirs, grid, context)
+            with self._ends_rounds():
+                self._server.run(theirs, grid, context)
         except BaseException:
             if self.reply is None:
                 raise
         context.state = flsim.RecordDict()
+
+    @contextlib.contextmanager
+    def _ends_rounds(self) -> Iterator[None]:
+        """The older API sends from threads of its own, and takes what is raised there for a client's failure."""
+        senders = {name: getattr(older_api, name) for name in ("fit_clients", "evaluate_clients")}
+        for name, send in senders.items():
+            setattr(older_api, name, self._ending(send))
+        try:
+            yield
+        finally:
+            for name, send in senders.items():
+                setattr(older_api, name, send)
+
+    def _ending(self, send: Callable[..., Any]) -> Callable[..., Any]:
+        def ending(*args: Any, **kwargs: Any) -> Any:
+            sent = send(*args, **kwargs)
+            if self.reply is not None:
+                raise _Ended
+            return sent
+
+        return ending
 
 
 class _FirstMessage(FlowerGrid):
@@ -70,6 +95,7 @@ class _FirstMessage(FlowerGrid):
     def __init__(self, link: Any, rehearsal: _Rehearsal) -> None:
         super().__init__(link)
         self._rehearsal = rehearsal
+        self._one = threading.Lock()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         self._first(messages)
@@ -80,9 +106,10 @@ class _FirstMessage(FlowerGrid):
         return []
 
     def _first(self, messages: Iterable[Message]) -> None:
-        if self._rehearsal.reply is None:
-            replies = super().send_and_receive(list(messages)[:1])
-            if not replies:
-                return
-            self._rehearsal.reply = replies[0]
+        with self._one:
+            if self._rehearsal.reply is None:
+                replies = super().send_and_receive(list(messages)[:1])
+                if not replies:
+                    return
+                self._rehearsal.reply = replies[0]
         raise _Ended

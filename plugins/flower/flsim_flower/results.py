@@ -1,7 +1,7 @@
 """What a Flower app's strategies came to: apps print it, and the engine's result and progress want it, too.
 
-``Strategy.start`` and, of older apps, ``Server.fit`` are wrapped once in this process. Outside of a run of the engine
-they do what they did.
+``Strategy.start`` and, of older apps, ``Server.fit`` and ``DefaultWorkflow`` are wrapped once in this process. Outside
+of a run of the engine they do what they did.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import ArrayRecord, RecordDict
-from flwr.common import parameters_to_ndarrays
-from flwr.server import Server
+from flwr.app import Array
+from flwr.server import History, Server
+from flwr.server.workflow import DefaultWorkflow
 from flwr.serverapp.strategy import Strategy
 
 import flsim
-from flsim_flower.records import plain
+from flsim_flower.array import NUMPY, values_of
 
 
 @dataclass(slots=True)
@@ -28,15 +28,17 @@ class _Run:
     grid: flsim.Grid
     records: dict[str, flsim.ArrayRecord] = field(default_factory=dict)
 
-    def keep(self, arrays: ArrayRecord) -> None:
-        self.records["arrays"] = plain(RecordDict({"arrays": arrays}))["arrays"]
+    def keep(self, arrays: Mapping[str, Array]) -> None:
+        self.records["arrays"] = flsim.ArrayRecord({name: values_of(array) for name, array in arrays.items()})
 
-    def report(self, round: int, what: str, metrics: Mapping[str, Any]) -> None:
-        scalars: dict[str, Any] = {
-            f"{what}-{k}": v for k, v in metrics.items() if isinstance(v, (bool, int, float, str))
-        }
-        if scalars:
-            self.grid.report(round, **scalars)
+    def report(self, round: int, what: str, metrics: Any) -> None:
+        """Report what can be: an app's own function may return anything."""
+        if isinstance(metrics, Mapping):
+            scalars: dict[str, Any] = {
+                f"{what}-{k}": v for k, v in metrics.items() if isinstance(v, (bool, int, float, str))
+            }
+            if scalars:
+                self.grid.report(round, **scalars)
 
 
 _run: ContextVar[_Run | None] = ContextVar("flsim_flower_run", default=None)
@@ -59,7 +61,11 @@ def kept_results(grid: flsim.Grid) -> Iterator[dict[str, flsim.ArrayRecord]]:
 
 @functools.cache
 def _observe() -> None:
-    for owner, method, observed in ((Strategy, "start", _start), (Server, "fit", _fit)):
+    for owner, method, observed in (
+        (Strategy, "start", _start),
+        (Server, "fit", _fit),
+        (DefaultWorkflow, "__call__", _workflow),
+    ):
         setattr(owner, method, _wrapped(getattr(owner, method), observed))
 
 
@@ -81,32 +87,65 @@ def _start(original: Callable[..., Any], call: inspect.BoundArguments, run: _Run
     strategy, evaluate = call.arguments["self"], call.arguments.get("evaluate_fn")
     if evaluate is not None:
         call.arguments["evaluate_fn"] = _reporting(evaluate, run, "server", lambda made: made)
-    strategy.aggregate_train = _reporting(strategy.aggregate_train, run, "train", lambda made: made[1])
-    strategy.aggregate_evaluate = _reporting(strategy.aggregate_evaluate, run, "evaluate", lambda made: made)
-    try:
-        result = original(*call.args, **call.kwargs)
-    finally:
-        del strategy.aggregate_train, strategy.aggregate_evaluate
+    call.arguments["self"] = _Reported(strategy, run)
+    result = original(*call.args, **call.kwargs)
     run.keep(result.arrays)
     return result
 
 
-def _reporting(
-    function: Callable[..., Any], run: _Run, what: str, metrics: Callable[[Any], Mapping[str, Any] | None]
-) -> Callable[..., Any]:
-    @functools.wraps(function)
+class _Reported:
+    """Stands for a strategy in ``Strategy.start``, and there alone: what it aggregates is reported. The strategy is not
+    touched: it may be frozen, have methods of its own, or pickle itself."""
+
+    def __init__(self, strategy: Strategy, run: _Run) -> None:
+        self.__dict__.update(_strategy=strategy, _run=run)
+
+    @property  # type: ignore[misc]  # nobody sets it here
+    def __class__(self) -> Any:
+        return type(self._strategy)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._strategy, name)
+        if name == "aggregate_train":
+            return _reporting(value, self._run, "train", _second)
+        if name == "aggregate_evaluate":
+            return _reporting(value, self._run, "evaluate", lambda made: made)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._strategy, name, value)
+
+
+def _reporting(function: Callable[..., Any], run: _Run, what: str, metrics: Callable[[Any], Any]) -> Callable[..., Any]:
     def reporting(server_round: int, *args: Any, **kwargs: Any) -> Any:
         made = function(server_round, *args, **kwargs)
-        run.report(server_round, what, metrics(made) or {})
+        run.report(server_round, what, metrics(made))
         return made
 
     return reporting
 
 
+def _second(made: Any) -> Any:
+    return made[1] if isinstance(made, tuple) and len(made) == 2 else None
+
+
 def _fit(original: Callable[..., Any], call: inspect.BoundArguments, run: _Run) -> Any:
-    """``Server.fit``: what its History holds is reported at its end."""
+    """``Server.fit``: what its History holds is reported at its end, and the arrays are kept."""
     made = original(*call.args, **call.kwargs)
-    history = made[0]
+    _report_history(made[0], run)
+    parameters = call.arguments["self"].parameters
+    run.keep({str(i): Array("", (), NUMPY, tensor) for i, tensor in enumerate(parameters.tensors)})
+    return made
+
+
+def _workflow(original: Callable[..., Any], call: inspect.BoundArguments, run: _Run) -> Any:
+    """``DefaultWorkflow``: what its context's History holds is reported at its end. Its arrays are in the state."""
+    made = original(*call.args, **call.kwargs)
+    _report_history(call.arguments["context"].history, run)
+    return made
+
+
+def _report_history(history: History, run: _Run) -> None:
     rounds: dict[tuple[int, str], dict[str, Any]] = {}
     for what, losses in (("evaluate", history.losses_distributed), ("server", history.losses_centralized)):
         for round, loss in losses:
@@ -121,5 +160,3 @@ def _fit(original: Callable[..., Any], call: inspect.BoundArguments, run: _Run) 
                 rounds.setdefault((round, what), {})[name] = value
     for (round, what), reported in sorted(rounds.items()):
         run.report(round, what, reported)
-    run.keep(ArrayRecord(parameters_to_ndarrays(call.arguments["self"].parameters)))
-    return made

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from flowers import BOTH, call, copied, drive, flsim_command, got, messages, write_project
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 import flsim
@@ -110,6 +110,34 @@ def test_a_message_type_that_no_function_takes_is_an_error() -> None:
 
     replies, _ = drive(main, client, nodes=1)
     assert (replies[0].error.code, "nothing" in (replies[0].error.reason or "")) == (2, True)
+
+
+def test_an_error_that_a_mod_makes_for_a_reply_arrives_with_its_reason() -> None:
+    """As Flower's own mods of differential privacy do it."""
+    app = ClientApp()
+
+    def refusing(msg: Message, context: Context, call_next: Any) -> Message:
+        reply = call_next(msg, context)
+        return Message(Error(6, "no arrays to add noise to"), reply_to=reply)
+
+    @app.query(mods=[refusing])
+    def query(msg: Message, context: Context) -> Message:
+        return Message(RecordDict(), reply_to=msg)
+
+    reply, _ = call(app, RecordDict())
+    assert (reply.error.code, reply.error.reason) == (6, "no arrays to add noise to")
+
+
+def test_a_reply_may_say_in_whole_seconds_when_it_was_made() -> None:
+    app = ClientApp()
+
+    @app.query()
+    def query(msg: Message, context: Context) -> Message:
+        reply = Message(RecordDict(), reply_to=msg)
+        reply.metadata.created_at = 1_000_000_000  # an int, which Flower takes
+        return reply
+
+    assert drive(lambda grid: grid.send_and_receive(messages(grid))[0].metadata.created_at, app)[0] == 1e9
 
 
 def test_a_clients_own_configuration_is_a_copy() -> None:

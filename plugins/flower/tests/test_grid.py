@@ -31,6 +31,22 @@ def count(msg: Message, context: Context) -> Message:
     return Message(RecordDict({"n": MetricRecord({"n": n})}), reply_to=msg)
 
 
+@client.query("hesitant")
+def hesitant(msg: Message, context: Context) -> Message:
+    """Answers from the third time on."""
+    n = int(context.state.metric_records["n"]["n"]) + 1 if "n" in context.state else 1  # type: ignore[arg-type]
+    context.state["n"] = MetricRecord({"n": n})
+    if n < 3:
+        return Message(Error(77, str(n)), reply_to=msg)
+    return Message(RecordDict({"n": MetricRecord({"n": n})}), reply_to=msg)
+
+
+@client.query("own")
+def own_message(msg: Message, context: Context) -> Message:
+    assert Message(RecordDict(), 5, "train").metadata.dst_node_id == 5
+    return Message(RecordDict(), reply_to=msg)
+
+
 @client.query("touch")
 def touch(msg: Message, context: Context) -> Message:
     """Writes over all that it was given."""
@@ -127,12 +143,12 @@ def test_pulling_never_waits_and_what_is_pulled_is_in_the_order_of_the_push() ->
     def main(grid: FlowerGrid) -> list[int]:
         first = grid.push_messages([slow(2, 0.3)])
         assert grid.pull_messages(first) == []
-        ids = [*first, *grid.push_messages(messages(grid))]
-        while not (last := grid.pull_messages(ids[-1:])):
+        last, *others = grid.push_messages(messages(grid))  # a second one to node 2, which comes up after the others
+        while not grid.pull_messages([last]):
             time.sleep(0.01)  # as apps do that pull
-        return [node_of(r) for r in (*grid.pull_messages(reversed(ids[:-1])), *last)]
+        return [node_of(r) for r in grid.pull_messages(reversed([*first, *others]))]
 
-    assert drive(main, client)[0] == [2, 2, 3, 4]
+    assert drive(main, client)[0] == [2, 3, 4]
 
 
 def test_an_id_that_never_was_gets_flowers_error() -> None:
@@ -241,6 +257,13 @@ def test_a_timeout_returns_what_is_there_and_what_comes_later_can_be_pulled() ->
     assert result.counts["query"].answered == 2
 
 
+def test_patience_may_have_no_end() -> None:
+    def main(grid: FlowerGrid) -> list[int]:
+        return [node_of(r) for r in grid.send_and_receive([slow(2, 0)], timeout=float("inf"))]
+
+    assert drive(main, client)[0] == [2]
+
+
 @pytest.mark.parametrize("timeout", [0, -1])
 def test_without_patience_nothing_is_waited_for(timeout: float) -> None:
     assert drive(lambda grid: grid.send_and_receive([slow(2, 0.1)], timeout=timeout), client)[0] == []
@@ -256,6 +279,18 @@ def test_a_message_whose_ttl_passes_is_answered_by_flowers_error() -> None:
         return [r.error.code if r.has_error() else None for r in replies]
 
     assert drive(main, client)[0] == [3, None]
+
+
+def test_a_reply_is_to_be_pulled_as_long_as_its_message_lives() -> None:
+    def main(grid: FlowerGrid) -> tuple[list[int], list[int], float]:
+        in_time = grid.send_and_receive([slow(2, 0, ttl=0.5), slow(3, 0.8)])
+        ids = grid.push_messages([slow(2, 0, ttl=0.2)])
+        grid.send_and_receive([slow(3, 0.4)])
+        return [node_of(r) for r in in_time], [r.error.code for r in grid.pull_messages(ids)], in_time[0].metadata.ttl
+
+    replies, late, ttl = drive(main, client)[0]
+    assert (replies, late) == ([2, 3], [3])
+    assert 0 <= ttl <= 0.5
 
 
 # ---- threads and state
@@ -296,8 +331,31 @@ def test_an_error_that_a_client_makes_itself_arrives_as_it_is() -> None:
     def flowers(msg: Message, context: Context) -> Message:
         return Message(Error(6, "no"), reply_to=msg)
 
+    @own.query("engines")
+    def engines(msg: Message, context: Context) -> Message:
+        return Message(Error(105, "mine"), reply_to=msg)
+
     def main(grid: FlowerGrid) -> list[tuple[int, str | None]]:
-        errors = grid.send_and_receive(Message(RecordDict(), 2, t) for t in ("query", "query.flowers"))
+        types = ("query", "query.flowers", "query.engines")
+        errors = grid.send_and_receive(Message(RecordDict(), 2, t) for t in types)
         return [(r.error.code, r.error.reason) for r in errors]
 
-    assert drive(main, own)[0] == [(1234, "my own"), (6, "no")]
+    assert drive(main, own)[0] == [(1234, "my own"), (6, "no"), (105, "mine")]
+
+
+@pytest.mark.parametrize("backend", ["serial", "loky"])
+def test_what_a_client_that_returns_an_error_has_kept_is_kept(backend: str) -> None:
+    def main(grid: FlowerGrid) -> list[Any]:
+        replies = [r for _ in range(3) for r in grid.send_and_receive([Message(RecordDict(), 2, "query.hesitant")])]
+        return [(r.error.code, r.error.reason) if r.has_error() else (None, got(r)["n"]["n"]) for r in replies]
+
+    assert drive(main, client, backend=backend)[0] == [(77, "1"), (77, "2"), (None, 3)]
+
+
+def test_a_client_may_make_messages_of_its_own() -> None:
+    def main(grid: FlowerGrid) -> bool:
+        (reply,) = grid.send_and_receive([Message(RecordDict(), 2, "query.own")])
+        return reply.has_content()
+
+    assert drive(main, client, backend="serial")[0]
+    assert drive(main, client, backend="loky")[0]

@@ -54,6 +54,7 @@ def found(folder: Path, more: str = "", **given: list[str]) -> Project:
 def test_a_flower_project_is_recognised_by_its_components(tmp_path: Path) -> None:
     project = found(tmp_path, CONFIG)
     assert (project.name, str(project.server), str(project.kinds[0].client)) == ("mine", "apps:server", "apps:client")
+    assert project.path == tmp_path
     assert project.config == {"rounds": 3, "rate": 0.1, "name": "a b", "deep": True, "model.size": 5}
 
 
@@ -127,6 +128,7 @@ def test_an_app_that_cannot_be_loaded_ends_the_command_with_its_traceback(tmp_pa
         (["rounds='five'"], {"rounds": "five"}),
         (["  rounds=5\n rate=1e-3 "], {"rounds": 5, "rate": 1e-3}),
         (["model={size=9}"], {"model.size": 9}),
+        (["name='# no comment'"], {"name": "# no comment"}),
         ([""], {}),
     ],
 )
@@ -151,6 +153,13 @@ def test_run_config_may_be_a_file(tmp_path: Path) -> None:
         (["name=hello"], 'name=hello is no TOML'),
         (["name=hello"], 'a string has quotes: name="hello"'),
         (["rounds=[1]"], "config rounds is a bool, int, float or str, not list"),
+        (["#rounds=5"], "of #rounds=5 all from the # on would be left out"),
+        (["rounds=1 #rate=2"], "of #rate=2 all from the # on would be left out"),
+        (["rounds=5#7"], "of rounds=5#7 all from the # on would be left out"),
+        (["rounds={}"], "rounds={} has no value"),
+        (["rounds=1 rounds=2"], "rounds is given twice in 'rounds=1 rounds=2'"),
+        (["deep=True"], "; write deep=true"),
+        (["rate=.1"], "; write rate=0.1"),
         (["a.toml", "rounds=1"], "takes one .toml file, and nothing beside it"),
         (["nowhere.toml"], "--run-config nowhere.toml: "),
     ],
@@ -233,6 +242,31 @@ def test_what_a_project_says_of_flowers_ray_is_not_used_and_that_is_said(
     assert "the federation 'large' has init-args-num-cpus, which is not used" in caplog.text
 
 
+OLD = """
+[tool.flwr.federations]
+default = "old"
+
+[tool.flwr.federations.old.options]
+num-supernodes = 3
+enable-tf-gpu-growth = true
+
+[tool.flwr.federations.old.options.backend]
+actor.tensorflow = 0
+client-resources.memory = 5
+init-args.runtime-env.pip = ["x"]
+"""
+
+
+def test_what_a_project_says_of_any_version_of_flowers_engine_is_named_and_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert found(tmp_path, OLD).kinds[0].nodes == 3
+    for key in ("enable-tf-gpu-growth", "actor-tensorflow", "client-resources-memory", "init-args-runtime-env-pip"):
+        assert f"the federation 'old' has {key}, which is not used" in caplog.text
+    with pytest.raises(InputError, match="options is a table, not 'all'"):
+        found(tmp_path, '[tool.flwr.federations]\ndefault = "odd"\nodd.options = "all"\n')
+
+
 def test_flsims_own_options_come_before_the_federation(tmp_path: Path) -> None:
     app = write_project(tmp_path, PYPROJECT + FEDERATIONS)
     args = ("--federation-config", "num-supernodes=20", "--nodes", "3", "--cpus", "1", "--dry-run", "-b", "serial")
@@ -265,6 +299,54 @@ def test_a_dry_run_sends_one_message_and_no_more(tmp_path: Path, backend: str) -
     done = flsim_command("run", write_project(tmp_path / "app", apps=apps), "--dry-run", "-b", backend, "-n", "5")
     assert done.returncode == 0, done.stderr
     assert asked.read_text() == "x"
+
+
+LEGACY = """
+from pathlib import Path
+import numpy as np
+from flwr.client import ClientApp, NumPyClient
+from flwr.common import ndarrays_to_parameters
+from flwr.server import ServerApp, ServerAppComponents, ServerConfig
+from flwr.server.strategy import FedAvg
+
+def note(what):
+    with open(NOTES, "a") as file:
+        file.write(f"{what}\\n")
+
+class Client(NumPyClient):
+    def fit(self, parameters, config):
+        note("fit")
+        return parameters, 1, {}
+
+class Strategy(FedAvg):
+    def aggregate_fit(self, server_round, results, failures):
+        note("aggregate")
+        return super().aggregate_fit(server_round, results, failures)
+
+def evaluate(server_round, parameters, config):
+    note(f"evaluate {server_round}")
+
+def server_fn(context):
+    strategy = Strategy(
+        initial_parameters=ndarrays_to_parameters([np.zeros(3)]), evaluate_fn=evaluate,
+        min_fit_clients=8, min_available_clients=8, fraction_evaluate=0.0,
+    )
+    return ServerAppComponents(strategy=strategy, config=ServerConfig(num_rounds=3))
+
+server, client = ServerApp(server_fn=server_fn), ClientApp(lambda context: Client().to_client())
+"""
+
+
+@pytest.mark.parametrize("backend", ["serial", "loky"])
+def test_a_dry_run_of_the_older_api_whose_threads_send_at_once_sends_one_message_too(
+    tmp_path: Path, backend: str
+) -> None:
+    notes = tmp_path / "notes"
+    app = write_project(tmp_path / "app", apps=f"NOTES = {str(notes)!r}\n{LEGACY}")
+    done = flsim_command("run", app, "--dry-run", "-b", backend, "-n", "8")
+    assert done.returncode == 0, done.stderr
+    assert "its first message, 'train', to node" in done.stdout
+    assert notes.read_text().split("\n") == ["evaluate 0", "fit", ""]
 
 
 def test_a_dry_run_whose_message_fails_fails(tmp_path: Path) -> None:

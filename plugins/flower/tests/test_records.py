@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import pickle
+import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -48,7 +52,7 @@ def original(array: Any) -> Array:
 
 
 def mapped(array: Array) -> MappedArray:
-    return MappedArray(array.dtype, array.shape, array.stype, np.frombuffer(array.data, np.uint8))
+    return MappedArray.over(array.dtype, array.shape, array.stype, np.frombuffer(array.data, np.uint8))
 
 
 def travelled(records: RecordDict) -> RecordDict:
@@ -172,6 +176,36 @@ def test_a_mapped_array_of_objects_or_of_nonsense_is_refused_as_flowers_is() -> 
         with pytest.raises((ValueError, EOFError)) as got:
             mapped(theirs).numpy()
         assert str(got.value) == str(expected.value)
+
+
+def test_many_threads_may_read_a_mapped_array_at_once() -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that they meet
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(300):
+                array = mapped(original(ARRAYS["small"]))
+                started = threading.Barrier(4)
+
+                def read(array: Array = array, started: threading.Barrier = started) -> tuple[bytes, int]:
+                    started.wait()
+                    return array.data, raw_of(array).nbytes
+
+                datas = [f.result() for f in [pool.submit(read) for _ in range(4)]]
+                assert set(datas) == {(saved(ARRAYS["small"]), len(saved(ARRAYS["small"])))}
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_more_arrays_can_be_made_of_a_mapped_ones_type() -> None:
+    array = mapped(original(ARRAYS["float"]))
+    assert dataclasses.replace(array, stype="mine").stype == "mine"
+    assert type(array)(ARRAYS["small"]) == original(ARRAYS["small"])
+
+
+def test_an_array_that_numpy_cannot_read_is_in_a_result_as_its_bytes() -> None:
+    records = RecordDict({"odd": ArrayRecord({"x": Array("", (), "numpy.ndarray", b"{no array}")})})
+    assert plain(records)["odd"]["x"].tobytes() == b"{no array}"
 
 
 def test_an_array_of_another_serialization_is_refused_as_flowers_is() -> None:
