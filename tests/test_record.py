@@ -28,6 +28,7 @@ from flsim import (
     ClientApp,
     ConfigRecord,
     Context,
+    Error,
     ErrorCode,
     Grid,
     Kind,
@@ -209,6 +210,25 @@ def test_the_commit_of_the_app_is_kept_and_whether_it_has_changes(tmp_path: Path
     assert run() == {"commit": git("rev-parse", "HEAD"), "branch": "main", "dirty": False}
     (app / "app.py").write_text((app / "app.py").read_text() + "\n")
     assert run()["dirty"]
+
+
+def test_a_branch_of_any_name_costs_nothing(tmp_path: Path) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    app = write_app(tmp_path / "repository")
+    for args in (
+        ("init", "--initial-branch=main"),
+        ("add", "."),
+        ("-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "-m", "first"),
+    ):
+        execute("git", *args, cwd=app)
+    (app / ".git" / "HEAD").write_bytes(b"ref: refs/heads/caf\xe9\n")
+    (app / ".git" / "packed-refs").write_bytes(
+        (app / ".git" / "refs" / "heads" / "main").read_bytes().strip() + b" refs/heads/caf\xe9\n"
+    )
+    folder = package.run(app, backend="serial", seed=1, quiet=True, runs_dir=tmp_path / "runs").run_dir
+    assert folder is not None
+    assert about(folder)["git"]["branch"] == r"caf\xe9"
 
 
 def test_the_server_app_has_the_folder_for_files_of_its_own(tmp_path: Path) -> None:
@@ -582,6 +602,63 @@ def test_a_database_that_cannot_be_written_costs_its_rows_and_not_the_run(tmp_pa
     assert about(result.run_dir)["status"] == "finished"
     assert "cannot be written" in about(result.run_dir)["not_kept"]["tables"]
     assert digest(open_run(result.run_dir).state) == result.digest
+
+
+def test_no_text_and_no_number_costs_the_recording(tmp_path: Path, caplog: Any) -> None:
+    more: dict[str, Any] = {"n\udce9me": 1, "huge": 10**5000, "text": "a\udce9b\0c"}
+
+    def main(grid: Grid, context: Context) -> None:
+        grid.link.announce("not\udce9")
+        grid.report(1, loss=0.5, **more)
+        grid.report(2**70, loss=0.25)
+        grid.send_and_receive([Message(RecordDict(), 2, "query.raise")])
+
+    client = ClientApp()
+
+    @client.query("raise")
+    def fail(msg: Message, context: Context) -> Message:
+        return Message(Error(2, "why\udce9"), reply_to=msg)
+
+    folder = kept(tmp_path, main, client).run_dir
+    assert folder is not None
+    assert (about(folder)["status"], caplog.records) == ("finished", [])
+    opened = open_run(folder)
+    huge = hex(10**5000)
+    assert opened.metrics[0] == {"round": 1, "loss": 0.5, r"n\udce9me": 1, "huge": huge, "text": "a\\udce9b\0c"}
+    assert opened.metrics[1]["loss"] == 0.25
+    assert list(opened.table("messages")["reason"]) == [r"why\udce9"]
+    assert r"not\udce9" in opened.table("notes")["text"]
+    assert here("show", folder.name, "--runs-dir", folder.parent).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "broken", ["save_state", "modules", "versions", "machine", "commit", "Tables.write", "Tables.close"]
+)
+def test_what_cannot_be_kept_costs_nothing_else(tmp_path: Path, monkeypatch: Any, caplog: Any, broken: str) -> None:
+    def fail(*args: Any) -> None:
+        raise LookupError("of its own")
+
+    monkeypatch.setattr(f"flsim_record.recorder.{broken}", fail)
+    folder = kept(tmp_path).run_dir
+    assert folder is not None
+    run = about(folder)
+    assert (run["status"], is_locked(folder / "lock")) == ("finished", False)
+    (said,) = run["not_kept"].values()
+    assert said.endswith("LookupError: of its own")
+    assert [record.message for record in caplog.records] == [f"{folder}: {said}"]
+    assert open_run(folder).digest == run["result"]["digest"]
+
+
+def test_a_run_whose_end_cannot_be_written_is_let_go_of(tmp_path: Path, caplog: Any) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        assert context.run_dir is not None
+        (context.run_dir / "run.json.new").mkdir()
+
+    folder = kept(tmp_path, main).run_dir
+    assert folder is not None
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith(f"{folder}: run.json cannot be written: ")
+    assert (open_run(folder).status, is_locked(folder / "lock")) == ("killed", False)
 
 
 def test_a_finished_run_is_one_file_that_is_read_where_nothing_can_be_written(tmp_path: Path) -> None:

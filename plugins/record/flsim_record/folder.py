@@ -91,15 +91,30 @@ def is_run(folder: Path) -> bool:
 
 
 def write_json(file: Path, values: Mapping[str, Any], *, last: bool = False) -> None:
-    """Write a file that is at any time as it was, or as it will be. The ``last`` one is forced to the disk."""
+    """Write a file that is at any time as it was, or as it will be. The ``last`` one is forced to the disk.
+
+    Raises OSError.
+    """
     new = file.with_name(f"{file.name}.new")
-    with new.open("w", encoding="utf-8") as out:
-        json.dump(_plain(values), out, indent=2, allow_nan=False)
-        out.write("\n")
-        if last:
-            out.flush()
-            os.fsync(out.fileno())
-    new.replace(file)
+    try:
+        with new.open("w", encoding="utf-8") as out:
+            json.dump(_plain(values), out, indent=2, allow_nan=False)
+            out.write("\n")
+            if last:
+                out.flush()
+                os.fsync(out.fileno())
+        new.replace(file)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def decimal(value: int) -> str | None:
+    """A whole number in decimal; None where it has more digits than Python writes."""
+    try:
+        return str(value)
+    except ValueError:
+        return None
 
 
 def _plain(value: Any) -> Any:
@@ -108,6 +123,8 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(v) for v in value]
+    if isinstance(value, int) and not isinstance(value, bool) and decimal(value) is None:
+        return hex(value)
     if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return str(value)

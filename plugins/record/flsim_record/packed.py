@@ -50,4 +50,15 @@ def insert(database: sqlite3.Connection, into: str, width: int, values: list[Any
     row = f"({','.join('?' * width)})"
     for at in range(0, len(values), CHUNK * width):
         some = values[at : at + CHUNK * width]
-        database.execute(f"INSERT {into} VALUES {','.join([row] * (len(some) // width))}", some)
+        statement = f"INSERT {into} VALUES {','.join([row] * (len(some) // width))}"
+        try:
+            database.execute(statement, some)
+        except (UnicodeEncodeError, OverflowError):  # seldom, and so nobody looks through all values for it
+            database.execute(statement, [storable(value) for value in some])
+
+
+def storable(value: Any) -> Any:
+    """A value as SQLite can have it: text is valid UTF-8, and whole numbers beyond 64 bits are text."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value

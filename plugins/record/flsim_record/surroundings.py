@@ -64,7 +64,7 @@ def commit(path: Path | None) -> dict[str, Any] | None:
         # Without locks, so that nothing is written to the repository.
         done = subprocess.run(
             command, cwd=folder, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"}, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=GIT_SECONDS, check=False,
+            capture_output=True, encoding="utf-8", errors="backslashreplace", timeout=GIT_SECONDS, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None

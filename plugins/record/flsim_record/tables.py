@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flsim.events import PLAIN, Announced, Event, LostWorker, Pulled, Reported, Returned, RunStarted
+from flsim_record.folder import decimal
 from flsim_record.packed import COLUMNS, insert, packed, unpack
 from flsim_record.schema import create, finish
 
@@ -96,7 +97,7 @@ class Tables:
         try:
             self._insert(database)
             database.execute("COMMIT")
-        except (OSError, sqlite3.Error):
+        except BaseException:
             database.rollback()
             raise
         del self._plain[:]
@@ -188,7 +189,7 @@ class Tables:
     def _report(self, event: Reported) -> None:
         at = self._time(event.at)
         self._reports += [
-            (self._reported, at, event.round, event.node, name, type(value).__name__, _column(value))
+            (self._reported, at, event.round, event.node, name, *_column(value))
             for name, value in event.metrics.items()
         ]
         if not event.metrics:
@@ -196,11 +197,13 @@ class Tables:
         self._reported += 1
 
 
-def _column(value: bool | int | float | str) -> Any:
-    """A metric as SQLite has it: it has no integers beyond 64 bits, and keeps what is no number as NULL."""
+def _column(value: bool | int | float | str) -> tuple[str, Any]:
+    """The type of a metric, and its value as SQLite has it: it has no integers beyond 64 bits, and keeps what is no
+    number as NULL."""
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return str(value)
-    return None if isinstance(value, float) and math.isnan(value) else value
+        text = decimal(value)
+        return ("str", hex(value)) if text is None else ("int", text)
+    return type(value).__name__, None if isinstance(value, float) and math.isnan(value) else value
 
 
 def metric_of(type_: str, value: Any) -> bool | int | float | str:
