@@ -49,6 +49,7 @@ from flsim.result import digest
 from flsim.testing.watch import until
 from flsim_record import packed, schema, tables
 from flsim_record.kept import Kept
+from flsim_record.summary import summary
 
 RECORDS = RecordDict(
     {
@@ -418,6 +419,38 @@ def test_what_is_lost_with_a_worker_is_told_and_what_became_of_it(tmp_path: Path
     leases = result.table("leases")
     ended_so = [n for n, cause in zip(leases["lease"], leases["lost"], strict=True) if cause]
     assert sorted(ended_so) == sorted(lost["lease"])
+    assert messages["lease"][0] == lost["lease"][-1], "the last of those that it was part of"
+    assert messages["pushed"][0] <= messages["pulled"][0] <= messages["ended"][0] == lost["at"][-1]
+    assert (messages["worker"][0], messages["execute"][0]) == (None, None), (
+        "nobody tells either of a worker that is gone"
+    )
+
+
+def test_a_node_that_hangs_until_its_time_limit_is_the_slowest_one(tmp_path: Path) -> None:
+    skip_without("loky")
+    client = ClientApp()
+
+    @client.query("hang")
+    def hang(msg: Message, context: Context) -> Message:
+        if context.node_id == 3:
+            time.sleep(60)
+        return Message(RecordDict(), reply_to=msg)
+
+    def main(grid: Grid, context: Context) -> None:
+        grid.send_and_receive(Message(RecordDict(), node, "query.hang") for node in grid.get_node_ids())
+
+    result = kept(tmp_path, main, client, backend="loky", options={"cpus": 1.0}, time_limit=1.0)
+    messages = result.table("messages")
+    assert list(messages["code"]) == [None, ErrorCode.TIME_LIMIT, None]
+    assert result.run_dir is not None
+    told = summary(Kept(result.run_dir))
+    first = told["slowest_nodes"][0]
+    assert (first["node"], first["longest"]) == (3, messages["ended"][1] - messages["pulled"][1])
+    assert first["longest"] > 1.0
+    assert [gone["had_it_for"] > 1.0 for gone in told["lost"]] == [True] * len(told["lost"])
+    shown = here("show", result.run_dir.name, "--runs-dir", tmp_path / "runs").stdout
+    assert "with 1 message, which it had for " in shown
+    assert "beside them, workers that were lost had leases for" in shown
 
 
 def test_rows_are_bounded_and_it_is_said_that_they_were_cut(tmp_path: Path) -> None:

@@ -101,8 +101,9 @@ def show_run(run: Mapping[str, Any]) -> None:
     more = len(run["workers"]) - WORKERS
     if more > 0:
         console.print(f"… and {more:,} more workers")
-    lost = [f"{gone['at']:.2f} s: {gone['detail']}, with {gone['messages']} messages" for gone in run["lost"]]
-    for title, texts in (("workers lost", lost), ("notes", run["notes"])):
+    if held := sum(gone["had_it_for"] or 0.0 for gone in run["lost"]):
+        console.print(f"beside them, workers that were lost had leases for {_seconds(held)}")
+    for title, texts in (("workers lost", list(map(_lost, run["lost"]))), ("notes", run["notes"])):
         if texts:
             console.print()
             console.print(Text(title, "bold underline"))
@@ -110,6 +111,11 @@ def show_run(run: Mapping[str, Any]) -> None:
                 console.print(_text(text))
             if len(texts) > LOST:
                 console.print(f"… and {len(texts) - LOST:,} more")
+
+
+def _lost(gone: Mapping[str, Any]) -> str:
+    held = f", which it had for {_seconds(gone['had_it_for'])}" if gone["had_it_for"] is not None else ""
+    return f"{gone['at']:.2f} s: {gone['detail']}, with {_count(gone['messages'], 'message')}{held}"
 
 
 def show_compared(several: Mapping[str, Any]) -> None:
@@ -285,6 +291,10 @@ def _value(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def _seconds(seconds: float) -> str:

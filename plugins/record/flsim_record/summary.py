@@ -68,8 +68,11 @@ def summary(kept: Kept) -> dict[str, Any]:
         "slowest_nodes": slowest_nodes(kept),
         "workers": workers(kept),
         "lost": [
-            {"at": at, "cause": cause, "detail": detail, "messages": n}
-            for at, cause, detail, n in kept.rows("SELECT at, cause, detail, messages FROM lost ORDER BY at")
+            {"at": at, "cause": cause, "detail": detail, "messages": n, "had_it_for": seconds}
+            for at, cause, detail, n, seconds in kept.rows(
+                "SELECT at, cause, detail, lost.messages, at - pulled"
+                " FROM lost LEFT JOIN leases USING (lease) ORDER BY at"
+            )
         ],
         "notes": [text for (text,) in kept.rows("SELECT text FROM notes ORDER BY at")],
     }
@@ -110,10 +113,12 @@ def failures(kept: Kept) -> list[dict[str, Any]]:
 
 
 def slowest_nodes(kept: Kept) -> list[dict[str, Any]]:
-    """Those whose ClientApp took longest for a message, in the mean."""
+    """Those whose ClientApp took longest for a message, in the mean: for one that cost its worker, until that was
+    lost."""
     rows = kept.rows(
-        "SELECT node, count(*), avg(execute), max(execute) FROM answers WHERE lease IS NOT NULL GROUP BY node"
-        " ORDER BY 3 DESC, 1 LIMIT ?",
+        "SELECT node, count(*), avg(took), max(took) FROM (SELECT node, coalesce(execute,"
+        " (SELECT returned - pulled FROM leases WHERE leases.lease = answers.lease)) AS took FROM answers)"
+        " WHERE took IS NOT NULL GROUP BY node ORDER BY 3 DESC, 1 LIMIT ?",
         SLOWEST,
     )
     return [{"node": node, "messages": n, "mean": mean, "longest": longest} for node, n, mean, longest in rows]

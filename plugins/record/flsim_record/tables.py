@@ -174,9 +174,10 @@ class Tables:
             begun = self._begun or 0.0
             clocks = (None, None, None) if outcome is None else (outcome.decode, outcome.execute, outcome.encode)
             back = 0 if outcome is None else outcome.reply.nbytes
+            lease = event.lost if event.lease is None else event.lease
             code, reason = (None, None) if error is None else (int(error.code), error.reason)
             self._others.append((
-                entry.id, entry.node, event.lease, entry.pushed, *clocks, entry.payload.blob.nbytes,
+                entry.id, entry.node, lease, entry.pushed, *clocks, entry.payload.blob.nbytes,
                 back, entry.attempts, entry.type, event.at - begun, code, reason,
             ))  # fmt: skip
 
