@@ -46,6 +46,13 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerAppCalled:
+    """The ServerApp is called now: what is told of the run's time counts from here."""
+
+    at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
 class Announced:
     """Something that the user should know once."""
 
@@ -227,7 +234,10 @@ class RunFinished:
     """What the run gives back, where it is finished."""
 
 
-Event = RunStarted | Announced | Pushed | Pulled | Returned | Reported | LostWorker | Paused | Resumed | RunFinished
+Event = (
+    RunStarted | ServerAppCalled | Announced | Pushed | Pulled | Returned | Reported | LostWorker | Paused | Resumed
+    | RunFinished
+)  # fmt: skip
 
 
 class Observer(Protocol):

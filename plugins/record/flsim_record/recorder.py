@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flsim.envelope import describe
-from flsim.events import Event, RunFinished, RunStarted
+from flsim.events import Event, RunFinished, RunStarted, ServerAppCalled
 from flsim.folder import lock
 from flsim.hooks import RunView
 from flsim.result import RunResult
@@ -50,6 +50,8 @@ class Recorder:
         """Take what happened."""
         for event in events:
             if isinstance(event, RunStarted):
+                self._about |= {"places": list(event.places), "slots": event.slots}
+            elif isinstance(event, ServerAppCalled):
                 self._begin(event)
             elif isinstance(event, RunFinished):
                 self._finished = event
@@ -66,13 +68,9 @@ class Recorder:
         finally:
             os.close(self._lock)
 
-    def _begin(self, event: RunStarted) -> None:
+    def _begin(self, event: ServerAppCalled) -> None:
         began = datetime.now().astimezone() - timedelta(seconds=time.monotonic() - event.at)
-        self._about |= {
-            "began": began.isoformat(timespec="milliseconds"),
-            "places": list(event.places),
-            "slots": event.slots,
-        }
+        self._about["began"] = began.isoformat(timespec="milliseconds")
         self._look_around()
         with self._or_said("beginning", f"{RUN_JSON} cannot be written"):  # at the end there may be room again
             write_json(self._folder / RUN_JSON, self._about)

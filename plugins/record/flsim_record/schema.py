@@ -69,7 +69,7 @@ CREATE VIEW metrics AS
 ``metrics`` are the numbers and texts of ``reports``. While a run is busy, rows of ``answers`` lie in another file
 (:mod:`flsim_record.packed`).
 
-Times are seconds since ``RunStarted``; docs/runs.md says what each column is.
+Times are seconds since ``ServerAppCalled``; docs/runs.md says what each column is.
 """
 
 CACHE = 8 * 1024

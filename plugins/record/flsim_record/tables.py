@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flsim.events import PLAIN, Announced, Event, LostWorker, Pulled, Reported, Returned, RunStarted
+from flsim.events import PLAIN, Announced, Event, LostWorker, Pulled, Reported, Returned, ServerAppCalled
 from flsim_record.folder import decimal
 from flsim_record.packed import COLUMNS, insert, packed, unpack
 from flsim_record.schema import create, finish
@@ -80,7 +80,7 @@ class Tables:
                 self._report(event)
             case Announced():
                 self._notes.append((self._time(event.at), event.text))
-            case RunStarted():
+            case ServerAppCalled():
                 self._begun = event.at
                 self._start = [(event.at,)]
 
