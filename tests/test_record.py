@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+from array import array
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -39,16 +40,17 @@ from flsim import (
     open_run,
 )  # fmt: skip
 from flsim.errors import ConfigError, InputError, UnknownName
-from flsim.events import Announced, Event, Observers, Pulled, Returned, RunStarted
+from flsim.events import Announced, Event, Observers, Pulled, Returned, ServerAppCalled
 from flsim.folder import is_locked, lock
 from flsim.plan import make_plan
 from flsim.plugins import Plugins
-from flsim.project import load_project
+from flsim.project import Project, load_project
 from flsim.recording import Recording
 from flsim.result import digest
 from flsim.testing.watch import until
 from flsim_record import packed, schema, tables
 from flsim_record.kept import Kept
+from flsim_record.recorder import Recorder
 from flsim_record.summary import summary
 
 RECORDS = RecordDict(
@@ -404,6 +406,27 @@ def test_each_message_has_a_row_with_its_clocks_and_bytes(tmp_path: Path) -> Non
     assert all(a <= b for a, b in zip(leases["pulled"], leases["returned"], strict=True))
 
 
+def test_times_count_from_the_call_of_the_server_app(tmp_path: Path) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        grid.report(1, loss=0.5)
+
+    class Slow:
+        def on(self, events: Any) -> None:
+            time.sleep(0.2)  # for which the ServerApp is not called yet
+
+        def close(self) -> None: ...
+
+    plan = make_plan(
+        Plugins(), Project("app", server_of(main), (Kind("default", asked, 1),)), backend="serial", seed=1,
+        recording=Recording(runs_dir=str(tmp_path / "runs")),
+    )  # fmt: skip
+    view = plan.view(Plugins(), None, by_default=False)
+    assert view.run_dir is not None
+    result = plan.run([Slow(), Recorder(view.run_dir, view)], view.run_dir)
+    (at,) = Kept(view.run_dir).table("metrics")["at"]
+    assert 0 <= at <= result.seconds
+
+
 def test_what_is_lost_with_a_worker_is_told_and_what_became_of_it(tmp_path: Path) -> None:
     skip_without("loky")
 
@@ -493,7 +516,7 @@ def test_rows_that_are_still_packed_are_read(tmp_path: Path, monkeypatch: Any) -
     monkeypatch.setattr(tables, "BUSY", 0)
     file = tmp_path / "run.sqlite"
     writing = tables.Tables(file, 100)
-    writing.take(RunStarted("app", "serial", ("here",), 1, 9, 1, at=5.0))
+    writing.take(ServerAppCalled(at=5.0))
     writing.take(Pulled(1, 2, "train", at=5.5))
     plain = (1, 7, 1, 5.25, 0.125, 0.5, 0.25, 10, 20, 2, 8, 1, 5.25, 0.125, 0.5, 0.25, 10, 20)
     writing.take(Returned("host:1", [], 1, 6.0, plain=plain, message_type="train"))
@@ -512,6 +535,67 @@ def test_rows_that_are_still_packed_are_read(tmp_path: Path, monkeypatch: Any) -
         assert database.execute(rows).fetchall() == expected
     assert not packed.packed(file).exists(), "nobody else will make rows of them"
     writing.close()
+
+
+def test_a_packed_row_counts_once_it_is_committed(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(tables, "BUSY", 0)
+    file = tmp_path / "run.sqlite"
+    writing = tables.Tables(file, 100)
+    writing.take(ServerAppCalled(at=5.5))
+    for lease in (1, 2):
+        writing.take(Pulled(lease, 1, "train", at=5.5))
+    writing.take(Returned("host:1", [], 1, 6.0, plain=(1, 7, 1, 5.25, 0.125, 0.5, 0.25, 10, 20), message_type="train"))
+    writing.write()
+    with packed.packed(file).open("ab") as cut:  # a kill, before it came to COMMIT
+        array("d", (2, 8, 2, 5.25, 0.125, 0.5, 0.25, 10, 20, 3, 9, 3, 5.25, 0.125, 0.5, 0.25, 10, 20)).tofile(cut)
+    for held in (lock(tmp_path / "lock"), None):
+        with closing(schema.read(file)) as database:
+            assert database.execute("SELECT message, type, ended FROM messages").fetchall() == [(1, "train", 0.5)]
+        if held is not None:
+            os.close(held)
+    assert not packed.packed(file).exists()
+    writing.abandon()
+
+
+def test_a_command_reads_a_run_under_way_as_it_was_at_one_moment(tmp_path: Path, monkeypatch: Any) -> None:
+    opened = []
+
+    def reading(file: Path) -> sqlite3.Connection:
+        opened.append(file)
+        return schema.read(file)
+
+    monkeypatch.setattr("flsim_record.kept.read", reading)
+    told: list[Any] = []
+
+    def main(grid: Grid, context: Context) -> None:
+        assert context.run_dir is not None
+        file = context.run_dir / "run.sqlite"
+        grid.report(1, loss=1.0)
+        assert until(file.exists, 30)
+        told.append(summary(Kept(context.run_dir)))
+        kept = Kept(context.run_dir)
+        with kept.at_once():
+            before = kept.rows("SELECT count(*) FROM notes")
+            with closing(sqlite3.connect(file, isolation_level=None)) as other:
+                other.execute("INSERT INTO notes VALUES (0, 'x')")
+            assert kept.rows("SELECT count(*) FROM notes") == before
+
+    kept(tmp_path, main)
+    assert [t["status"] for t in told] == ["running"]
+    assert len(opened) == 2
+
+
+def test_what_failed_is_counted_also_where_its_rows_were_cut(tmp_path: Path) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        for _ in range(20):
+            grid.send_and_receive(Message(RecordDict(), node, "train") for node in grid.get_node_ids())
+        raise ValueError("at the end")
+
+    with pytest.raises(ValueError, match="at the end"):
+        kept(tmp_path, main, FAILING, record_rows=20)
+    count = open_run(only(tmp_path / "runs")).counts["train"]
+    assert (count.sent, count.answered) == (60, 40)
+    assert count.errors == {"CLIENT_APP_RAISED_EXCEPTION": 9, "not kept": 11}
 
 
 # ---- how it may end

@@ -27,6 +27,11 @@ def finite(value: Any) -> Any:
 
 def overview(kept: Kept) -> dict[str, Any]:
     """What a list of runs says of one."""
+    with kept.at_once():
+        return _overview(kept)
+
+
+def _overview(kept: Kept) -> dict[str, Any]:
     about = kept.about
     result = about.get("result", {})
     return {
@@ -54,6 +59,11 @@ def last(kept: Kept) -> dict[str, Any]:
 
 def summary(kept: Kept) -> dict[str, Any]:
     """All that is shown of one run."""
+    with kept.at_once():
+        return _summary(kept)
+
+
+def _summary(kept: Kept) -> dict[str, Any]:
     about = kept.about
     return {
         **overview(kept),

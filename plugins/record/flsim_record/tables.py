@@ -110,7 +110,7 @@ class Tables:
         self.write()
         rows = packed(self._file)
         if self._database is not None and rows.exists():
-            unpack(self._database, rows)
+            unpack(self._database, rows, doubted=False)
             rows.unlink()
         self.abandon()
 
