@@ -52,6 +52,7 @@ from flsim_record import packed, schema, tables
 from flsim_record.kept import Kept
 from flsim_record.recorder import Recorder
 from flsim_record.summary import summary
+from flsim_record.surroundings import commit
 
 RECORDS = RecordDict(
     {
@@ -202,17 +203,40 @@ def test_the_commit_of_the_app_is_kept_and_whether_it_has_changes(tmp_path: Path
         return execute("git", *who, *args, cwd=app).stdout.strip()
 
     def run() -> Any:
-        result = package.run(app, backend="serial", seed=1, quiet=True, runs_dir=tmp_path / "runs")
-        assert result.run_dir is not None
-        return about(result.run_dir)["git"]
+        done = flsim("run", ".", "-b", "serial", "--seed", "1", "-q", "--json", "--runs-dir", "kept/here", cwd=app)
+        return about(Path(json.loads(done.stdout)["run_dir"]))["git"]
 
     git("init", "--initial-branch=main", "..")
     assert run() is None
     git("add", ".")
     git("commit", "-m", "first")
     assert run() == {"commit": git("rev-parse", "HEAD"), "branch": "main", "dirty": False}
+    assert not run()["dirty"], "what a run leaves in its app's folder is none of its files"
+    (app / "new.py").touch()
+    assert run()["dirty"], "nobody finds it in the commit"
+    (app / "new.py").unlink()
     (app / "app.py").write_text((app / "app.py").read_text() + "\n")
     assert run()["dirty"]
+    git("commit", "--all", "-m", "second")
+    assert not run()["dirty"]
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_app_that_is_not_in_the_commit_differs_from_it(tmp_path: Path, ignored: bool) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    app = write_app(tmp_path / "repository" / "app")
+    (app.parent / ".gitignore").write_text("app\n" if ignored else "")
+    for args in (
+        ("init",),
+        ("add", ".gitignore"),
+        ("-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "-m", "first"),
+    ):
+        execute("git", *args, cwd=app.parent)
+    for path in (app, app / "app.py"):
+        found = commit(path)
+        assert found is not None
+        assert found["dirty"]
 
 
 def test_a_branch_of_any_name_costs_nothing(tmp_path: Path) -> None:

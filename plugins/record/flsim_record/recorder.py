@@ -41,7 +41,7 @@ class Recorder:
         self._around: dict[str, Future[Any]] = {
             "versions": helper.submit(versions, run.requirements),
             "machine": helper.submit(machine),
-            "git": helper.submit(commit, run.path),
+            "git": helper.submit(commit, run.path, run.runs_dir),
         }
         helper.shutdown(wait=False)
         self._finished: RunFinished | None = None
