@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from terminal import terminal
 
 import flsim
 from flsim import ClientApp, Context, Grid, Message, MetricRecord, RecordDict
+from flsim_record.find import folders
 
 asked = ClientApp()
 
@@ -73,7 +78,7 @@ def test_no_run_is_said_to_be_kept_where_there_is_none(tmp_path: Path) -> None:
 
 def test_runs_are_listed_with_what_they_came_to_the_newest_first(tmp_path: Path, monkeypatch: Any) -> None:
     names = [run(tmp_path, 0.5), run(tmp_path, -1.0)]
-    newer = tmp_path / names[1].replace(names[1][:15], "99990101T000000")
+    newer = tmp_path / names[1].replace(names[1][:15], "20200101T000000")  # whatever was local time there
     (tmp_path / names[1]).rename(newer)
     head, *rows = show(tmp_path).splitlines()
     assert head.split() == ["id", "started", "state", "app", "backend", "nodes", "seconds", "last", "metrics", "digest"]
@@ -97,6 +102,59 @@ def test_a_run_that_cannot_be_read_is_no_row_and_is_named(tmp_path: Path) -> Non
     assert done.returncode == 0
     assert name[-8:] in done.stdout
     assert done.stderr.startswith(f"note: {tmp_path}/broken is not the folder of a run: its run.json cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"schema": 1}, "its run.json has no id as flsim writes it"),
+        ({"schema": 1, "status": "finished"}, "its run.json has no id as flsim writes it"),
+        ({"settings": {"seed": 1}}, "its run.json has no settings as flsim writes it"),
+        ({"started": "yesterday"}, "its run.json has no started as flsim writes it"),
+        ({"result": {"last": 3}}, "its run.json has no result as flsim writes it"),
+    ],
+)
+def test_an_odd_file_costs_the_list_one_row(tmp_path: Path, about: dict[str, Any], said: str) -> None:
+    name = run(tmp_path)
+    written = json.loads((tmp_path / name / "run.json").read_text())
+    odd = tmp_path / "odd-00000000"
+    odd.mkdir()
+    (odd / "run.json").write_text(json.dumps(about if "schema" in about else {**written, **about}))
+    done = here("show", "--runs-dir", tmp_path)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+    assert done.stderr == f"note: {odd} is not the folder of a run: {said}\n"
+    assert refused(tmp_path, odd) == f"{odd} is not the folder of a run: {said}"
+
+
+def test_a_folder_of_somebody_else_costs_the_list_one_row() -> None:
+    with TemporaryDirectory(dir="/tmp") as there:  # where all may look
+        runs = Path(there) / "runs"
+        name = run(runs)
+        theirs = runs / "20990101T000000-theirs-abcdef01"
+        theirs.mkdir(mode=0)
+        for path in (runs.parent, runs, runs / name, *(runs / name).iterdir()):
+            path.chmod(0o755)
+        show(runs, name)  # which imports what nobody may not
+        with as_nobody():
+            done = here("show", "--runs-dir", runs)
+            assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+            said = f"the run in {theirs} cannot be read: Permission denied"
+            assert done.stderr == f"note: {said}\n"
+            for named in (theirs, "abcdef01"):
+                assert refused(runs, named) == said
+            assert folders(runs)[0].name == name
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Who is root may look everywhere."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
 
 
 @pytest.mark.parametrize("columns", [80, 200])

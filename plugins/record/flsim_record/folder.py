@@ -7,6 +7,7 @@ import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -71,23 +72,60 @@ def about_run(run: RunView, id_: str, now: datetime) -> dict[str, Any]:
     }
 
 
+KEYS: dict[str, type | tuple[type, ...]] = {
+    "id": str, "status": str, "app": str, "backend": str, "nodes": int, "seed": int, "started": str, "settings": dict,
+    "seconds": (int, float, type(None)),
+}  # fmt: skip
+"""What each run.json has, with its types."""
+
+
 def read_json(folder: Path) -> dict[str, Any]:
     """What run.json says. Raises ConfigError where there is none, or none of this schema."""
     try:
         about = json.loads((folder / RUN_JSON).read_text(encoding="utf-8"))
         schema = about["schema"]
+    except PermissionError as e:
+        raise ConfigError(f"the run in {folder} cannot be read: {e.strerror}") from e
     except (OSError, ValueError, TypeError, KeyError) as e:
         raise ConfigError(f"{folder} is not the folder of a run: its {RUN_JSON} cannot be read: {e}") from e
     if schema != SCHEMA:
         raise ConfigError(f"{folder} was written by another version of flsim: schema {schema}, and not {SCHEMA}")
+    if wrong := _wrong(about):
+        raise ConfigError(f"{folder} is not the folder of a run: its {RUN_JSON} has no {wrong} as flsim writes it")
     if about["status"] == "running" and not is_locked(folder / LOCK):
         about["status"] = "killed"
     return dict(about)
 
 
+def _wrong(about: Mapping[str, Any]) -> str | None:
+    """The first key that is not as :func:`about_run` writes it."""
+    for key, type_ in KEYS.items():
+        if key not in about or not isinstance(about[key], type_):
+            return key
+    if not all(isinstance(s, dict) and {"value", "from"} <= s.keys() for s in about["settings"].values()):
+        return "settings"
+    result = about.get("result", {})
+    if not isinstance(result, dict) or not isinstance(result.get("last", {}), dict):
+        return "result"
+    return None if started(about) else "started"
+
+
+def started(about: Mapping[str, Any]) -> datetime | None:
+    """When a run's folder was made; None where it does not say so."""
+    try:
+        return datetime.fromisoformat(about["started"]).astimezone()
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def is_run(folder: Path) -> bool:
-    """Whether this is the folder of a run."""
-    return (folder / RUN_JSON).is_file()
+    """Whether this is the folder of a run: also one into which one may not look, since it may be one."""
+    try:
+        return stat.S_ISREG((folder / RUN_JSON).stat().st_mode)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def write_json(file: Path, values: Mapping[str, Any], *, last: bool = False) -> None:
