@@ -19,6 +19,7 @@ from terminal import terminal
 import flsim
 from flsim import ClientApp, Context, Grid, Message, MetricRecord, RecordDict
 from flsim_record.find import folders
+from flsim_record.shown import _metrics
 
 asked = ClientApp()
 
@@ -88,8 +89,8 @@ def test_runs_are_listed_with_what_they_came_to_the_newest_first(tmp_path: Path,
     listed = json.loads(show(tmp_path, "--json"))
     assert [r["folder"] for r in listed] == [str(newer), str(tmp_path / names[0])]
     assert [(r["status"], r["last"]["loss"], r["last"]["nothing"]) for r in listed] == [
-        ("failed", -1 / 3, None),
-        ("finished", 0.5 / 3, None),
+        ("failed", -1 / 3, "nan"),
+        ("finished", 0.5 / 3, "nan"),
     ]
 
 
@@ -167,6 +168,18 @@ def test_the_list_fits_the_screen(tmp_path: Path, columns: int) -> None:
     assert lines[1].startswith(name[-8:])
     assert "finished" in lines[1]
     assert ("digest" in lines[0]) == (columns == 200)
+    assert "round 3  loss 0.166667" in lines[1], "what is cut is no metric"
+
+
+@pytest.mark.parametrize(
+    ("room", "fits"),
+    [
+        (42, "round 3  accuracy 0.9123  loss 0.25"), (30, "round 3  accuracy 0.9123  …"), (20, "accuracy 0.9123  …"),
+        (15, "accuracy 0.9123"), (10, "accuracy …"),
+    ],
+)  # fmt: skip
+def test_a_list_shows_as_many_metrics_as_there_is_room_for(room: int, fits: str) -> None:
+    assert _metrics({"round": 3, "accuracy": 0.9123, "loss": 0.25}, room).plain == fits
 
 
 def test_one_run_is_shown_in_full(tmp_path: Path) -> None:
@@ -180,13 +193,49 @@ def test_one_run_is_shown_in_full(tmp_path: Path) -> None:
     one = json.loads(show(tmp_path, "--json", name))
     assert one["messages"] == {"train": {"ended": 12, "failed": 3, "kept": 12}}
     assert one["metrics"]["loss"] == {"first": 0.5, "last": 0.5 / 3, "least": 0.5 / 3, "greatest": 0.5}
-    assert one["metrics"]["nothing"]["greatest"] is None
+    assert one["metrics"]["nothing"]["greatest"] == "nan"
     (failure,) = one["failures"]
     assert (failure["type"], failure["code"], failure["messages"]) == ("train", 2, 3)
     assert sorted(n["node"] for n in one["slowest_nodes"]) == [2, 3, 4, 5]
     (worker,) = one["workers"]
     assert (worker["messages"], 0 < worker["busy"] <= 1) == (12, True)
     assert one["settings"]["config.rate"] == {"value": 0.5, "from": "call"}
+
+
+def test_a_metric_that_is_no_number_is_shown_as_such(tmp_path: Path) -> None:
+    def diverges(grid: Grid, context: Context) -> None:
+        for loss in (1.0, math.inf, -math.inf, math.nan):
+            grid.report(1, loss=loss)
+
+    names = []
+    for _ in range(2):
+        names.append(Path(flsim.run(
+            server_of(diverges), asked, nodes=1, backend="serial", seed=1, quiet=True, runs_dir=tmp_path
+        ).run_dir or "").name)  # fmt: skip
+    assert "loss nan" in show(tmp_path)
+    (row,) = [line for line in show(tmp_path, names[0]).splitlines() if line.startswith("loss")]
+    assert row.split() == ["loss", "1", "nan", "-inf", "inf"]
+    assert "nan" in show(tmp_path, *names)
+    assert json.loads(show(tmp_path, *names, "--json"))["metrics"]["loss"] == ["nan", "nan"]
+    assert json.loads(show(tmp_path, names[0], "--json"))["metrics"]["loss"]["greatest"] == "inf"
+    assert json.loads((tmp_path / names[0] / "run.json").read_text())["result"]["last"]["loss"] == "nan"
+
+
+def test_what_is_piped_has_no_blanks_at_the_ends_of_its_lines(tmp_path: Path) -> None:
+    name = run(tmp_path)
+    for shown in (show(tmp_path), show(tmp_path, name), show(tmp_path, name, run(tmp_path))):
+        assert [line for line in shown.splitlines() if line.endswith(" ")] == []
+
+
+def test_runs_with_changes_are_not_shown_as_their_commit(tmp_path: Path) -> None:
+    names = [run(tmp_path), run(tmp_path)]
+    for name, dirty in zip(names, (True, False), strict=True):
+        file = tmp_path / name / "run.json"
+        written = {**json.loads(file.read_text()), "git": {"commit": "c" * 40, "branch": "main", "dirty": dirty}}
+        file.write_text(json.dumps(written))
+    assert json.loads(show(tmp_path, "--json", *names))["came_to"]["dirty"] == [True, False]
+    (row,) = [line for line in show(tmp_path, *names).splitlines() if line.startswith("its files")]
+    assert row.split() == ["its", "files", "with", "changes", "as", "committed"]
 
 
 def test_a_run_that_failed_is_shown_with_its_traceback(tmp_path: Path) -> None:

@@ -128,9 +128,9 @@ class RunResult:
         }
 
 
-def _json(value: Scalar) -> Scalar | None:
-    """``value``; None for an infinity or what is no number, since JSON has neither."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _json(value: Scalar) -> Scalar:
+    """``value``; ``"nan"``, ``"inf"`` or ``"-inf"`` for what JSON has no number for, which ``float`` reads."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def digest(state: RecordDict) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from flsim.message import ErrorCode
@@ -17,12 +18,12 @@ FAILURES = 20
 
 
 def finite(value: Any) -> Any:
-    """``value`` with None for each infinity and what is no number, since JSON has neither."""
+    """``value`` with "nan", "inf" and "-inf" for what JSON has no number for, as run.json has them."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def overview(kept: Kept) -> dict[str, Any]:
@@ -99,13 +100,22 @@ def metrics(kept: Kept) -> dict[str, dict[str, Any]]:
     rows = kept.rows("SELECT name, number, text FROM metrics WHERE node IS NULL ORDER BY report")
     found: dict[str, dict[str, Any]] = {}
     for name, number, text in rows:
+        if text is None and number is None:  # as SQLite keeps it
+            number = math.nan
         value = number if text is None else text
         entry = found.setdefault(name, {"first": value, "last": value, "least": number, "greatest": number})
         entry["last"] = value
         if number is not None:
-            entry["least"] = number if entry["least"] is None else min(entry["least"], number)
-            entry["greatest"] = number if entry["greatest"] is None else max(entry["greatest"], number)
+            entry["least"] = _better(min, entry["least"], number)
+            entry["greatest"] = _better(max, entry["greatest"], number)
     return found
+
+
+def _better(of: Callable[[float, float], float], one: float | None, other: float) -> float:
+    """One of two numbers; what is no number is none of them, where the other one is."""
+    if one is None or math.isnan(one):
+        return other
+    return one if math.isnan(other) else of(one, other)
 
 
 def failures(kept: Kept) -> list[dict[str, Any]]:
@@ -157,7 +167,8 @@ def compared(runs: list[Kept]) -> dict[str, Any]:
         {
             "status": o["status"], "app": o["app"], "seconds": o["seconds"],
             "messages_per_second": kept.about.get("result", {}).get("messages_per_second"),
-            "commit": (kept.about.get("git") or {}).get("commit"), "digest": o["digest"] or None,
+            **{key: (kept.about.get("git") or {}).get(key) for key in ("commit", "dirty")},
+            "digest": o["digest"] or None,
         }
         for o, kept in zip(overviews, runs, strict=True)
     ]  # fmt: skip
