@@ -315,6 +315,24 @@ def test_the_tables_of_runs_are_exported(tmp_path: Path) -> None:
     assert "--parquet needs a RUN" in refused(tmp_path / "runs", "--parquet", tmp_path / "new")
 
 
+def test_an_export_that_fails_leaves_nothing_and_can_be_repeated(tmp_path: Path, monkeypatch: Any) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    name, writer, made = run(tmp_path / "runs"), parquet.ParquetWriter, []
+
+    def fail_at_the_third(file: Path, schema: Any) -> Any:
+        made.append(file)
+        if len(made) == 3:
+            raise OSError("no space left")
+        return writer(file, schema)
+
+    monkeypatch.setattr(parquet, "ParquetWriter", fail_at_the_third)
+    said = refused(tmp_path / "runs", name, "--parquet", tmp_path / "out")
+    assert said == f"the tables cannot be written to {tmp_path}/out: no space left"
+    assert list((tmp_path / "out").iterdir()) == []
+    show(tmp_path / "runs", name, "--parquet", tmp_path / "out")
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
 def test_what_the_export_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = run(tmp_path / "runs")
     monkeypatch.setitem(sys.modules, "pyarrow", None)

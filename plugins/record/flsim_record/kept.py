@@ -30,6 +30,9 @@ TABLES = {
 """The tables of a run, and by what they are sorted."""
 
 
+TYPES: dict[str, type] = {"INTEGER": int, "REAL": float, "TEXT": str}
+"""What the types of SQLite are in Python."""
+
 CUT = "not kept"
 """What stands in place of the code of errors that have no row."""
 
@@ -98,6 +101,10 @@ class Kept:
         if name not in TABLES:
             raise UnknownName("table", name, TABLES)
         return columns_of(name)
+
+    def types(self, name: str) -> dict[str, type]:
+        """The types of these columns. Raises UnknownName."""
+        return {column: TYPES[type_] for column, type_ in self.columns(name).items()}
 
     def batches(self, name: str) -> Iterator[list[tuple[Any, ...]]]:
         """The rows of a table, many at once, so that few are in memory. Raises ConfigError or UnknownName."""

@@ -300,7 +300,7 @@ def _when(iso: str) -> str:
 
 
 def _metrics(last: Mapping[str, Any], room: int) -> Text:
-    """The round and the metrics, as far as they fit into so many cells; of one that does not fit alone how it begins."""
+    """The round and the metrics, as far as they fit into so many cells; of one that does not, how it begins."""
     metrics = [f"{name} {_value(value)}" for name, value in last.items() if name != "round"]
     rounds = [f"round {last['round']}"] if "round" in last else []
     more = ["…"] * (len(metrics) > METRICS)
