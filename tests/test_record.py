@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -157,6 +158,9 @@ def test_what_is_kept_says_what_the_run_was(tmp_path: Path) -> None:
     assert run["result"]["digest"] == told["digest"]
     assert run["result"]["counts"] == told["counts"]
     assert {"python", "flsim-engine", "numpy"} <= set(run["versions"])
+    assert (run["settings"]["backends.serial.memory"]["value"], run["slots"]) == (None, 1)
+    (place,) = run["places"]
+    assert re.fullmatch(r"this process: 1 cpu, [0-9.]+ GiB", place), "what options that are null came to"
     assert {"host", "cpu", "cpus", "memory", "system"} <= set(run["machine"])
     origins = {name: s["from"] for name, s in run["settings"].items()}
     assert origins == {
@@ -514,6 +518,22 @@ def test_rows_are_bounded_and_it_is_said_that_they_were_cut(tmp_path: Path) -> N
     assert about(result.run_dir)["messages"] == {"train": {"ended": 60, "failed": 20, "kept": 22}}
     assert result.counts["train"].sent == 60
     assert max(n for n in result.table("leases")["lease"]) <= 20
+
+
+def test_metrics_of_nodes_are_bounded_and_those_of_the_whole_are_not(tmp_path: Path) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        for round in range(1, 11):
+            for node in grid.get_node_ids():
+                grid.report(round, node=node, loss=0.5, share=0.25)
+            grid.report(round, loss=1 / round)
+
+    result = kept(tmp_path, main, record_rows=7)
+    assert result.run_dir is not None
+    opened = open_run(result.run_dir)
+    assert [m["loss"] for m in opened.metrics if "node" not in m] == [1 / round for round in range(1, 11)]
+    assert [len(m) - 2 for m in opened.metrics if "node" in m] == [2, 2, 2, 1]
+    said = "record_rows is reached: no more metrics of single nodes are kept"
+    assert opened.table("notes")["text"].count(said) == 1
 
 
 @pytest.mark.parametrize("busy", [0, 1000])
@@ -882,6 +902,23 @@ def test_tables_are_those_of_pandas_and_of_arrow(tmp_path: Path) -> None:
     assert arrow.column("big").to_pylist()[1] == str(2**70), "there are no integers of more than 64 bits in Arrow"
 
 
+def test_columns_have_their_types_also_where_there_are_no_values(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    nothing, some = kept(tmp_path / "a", lambda grid, context: None), kept(tmp_path / "b", train_all, FAILING)
+    for result in (nothing, some):
+        schema = result.to_arrow("messages").schema
+        names = ("node", "code", "lease", "pulled", "reason")
+        int64, text = pyarrow.int64(), pyarrow.string()
+        assert [schema.field(name).type for name in names] == [int64, int64, int64, pyarrow.float64(), text]
+        frame = result.to_pandas("messages")
+        assert [str(frame[name].dtype) for name in names] == ["Int64", "Int64", "Int64", "float64", "string"]
+    assert list(some.to_pandas("messages")["code"].dropna()) == [2, 2, 3]
+    assert some.to_pandas("messages")["lease"].isna().sum() == 1
+    frame = kept(tmp_path / "c").to_pandas()
+    assert [frame["node"][i] for i in (0, 3)] == [pandas.NA, 3]
+
+
 def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: Any) -> None:
     result = kept(tmp_path)
     for library, make in (("pandas", result.to_pandas), ("pyarrow", result.to_arrow)):
@@ -916,6 +953,19 @@ def test_a_notebook_shows_a_run_with_its_curves_and_without_a_script(tmp_path: P
     assert max(len(line.split()) for line in html.split('"')) <= 400
     nothing = kept(tmp_path, lambda grid, context: None, runs_dir=None)._repr_html_()
     assert "<svg" not in nothing
+
+
+def test_a_notebook_shows_any_metric(tmp_path: Path) -> None:
+    more: dict[str, Any] = {"red\x1b[31m\x00": 2.0, "big": 10**400}
+
+    def main(grid: Grid, context: Context) -> None:
+        grid.report(1, **more)
+        grid.report(10**400, loss=1.0)
+
+    html = kept(tmp_path, main)._repr_html_()
+    assert html.count("<circle") == 1, "what is too large for a plot has no point"
+    assert "red�[31m�" in html
+    assert html.isprintable()
 
 
 def test_the_core_opens_no_run_and_imports_no_table_until_it_is_asked() -> None:

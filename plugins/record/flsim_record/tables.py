@@ -16,6 +16,7 @@ from flsim_record.packed import COLUMNS, insert, packed, unpack
 from flsim_record.schema import create, finish
 
 if TYPE_CHECKING:
+    from flsim.fleet import Scalar
     from flsim.heart import Entry
     from flsim.message import Error
     from flsim.wire import Outcome
@@ -37,7 +38,7 @@ class Tables:
 
     Args:
         file: of the database, which is made when something is written first.
-        rows: of how many messages a row is kept, at most.
+        rows: of how many messages a row is kept, at most, and so many values of metrics of single nodes.
     """
 
     def __init__(self, file: Path, rows: int) -> None:
@@ -45,6 +46,7 @@ class Tables:
         self._database: sqlite3.Connection | None = None
         self._left = rows
         self._failed_left = rows // FAILED_MORE
+        self._values_left = rows
         self._begun: float | None = None
         self._written = time.monotonic()
         self._plain = array("d")
@@ -189,18 +191,25 @@ class Tables:
 
     def _report(self, event: Reported) -> None:
         at = self._time(event.at)
+        values: list[tuple[str, Scalar | None]] = list(event.metrics.items()) or [("", None)]
+        if event.node is not None:
+            if self._values_left <= 0:
+                return
+            if len(values) >= self._values_left:
+                self._notes.append((at, "record_rows is reached: no more metrics of single nodes are kept"))
+            values = values[: self._values_left]
+            self._values_left -= len(values)
         self._reports += [
-            (self._reported, at, event.round, event.node, name, *_column(value))
-            for name, value in event.metrics.items()
+            (self._reported, at, event.round, event.node, name, *_column(value)) for name, value in values
         ]
-        if not event.metrics:
-            self._reports.append((self._reported, at, event.round, event.node, "", "", None))
         self._reported += 1
 
 
-def _column(value: bool | int | float | str) -> tuple[str, Any]:
+def _column(value: Scalar | None) -> tuple[str, Any]:
     """The type of a metric, and its value as SQLite has it: it has no integers beyond 64 bits, and keeps what is no
-    number as NULL."""
+    number as NULL. Of a report without any, both are empty."""
+    if value is None:
+        return "", None
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         text = decimal(value)
         return ("str", hex(value)) if text is None else ("int", text)
