@@ -12,6 +12,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from array import array
 from collections.abc import Callable
@@ -808,6 +809,28 @@ def test_what_cannot_be_kept_costs_nothing_else(tmp_path: Path, monkeypatch: Any
     assert said.endswith("LookupError: of its own")
     assert [record.message for record in caplog.records] == [f"{folder}: {said}"]
     assert open_run(folder).digest == run["result"]["digest"]
+
+
+def test_nobody_waits_for_what_is_around_a_run(tmp_path: Path, monkeypatch: Any) -> None:
+    go_on = threading.Event()
+    seen = []
+
+    def slow(*args: Any) -> dict[str, str]:
+        assert go_on.wait(30)
+        return {"commit": "abc"}
+
+    def main(grid: Grid, context: Context) -> None:
+        assert context.run_dir is not None
+        folder = context.run_dir
+        assert until(lambda: about(folder)["began"] is not None, 30)
+        seen.append(about(folder).get("git", "not yet"))
+        go_on.set()
+        grid.report(1, loss=0.5)
+        assert until(lambda: "git" in about(folder), 30)
+
+    monkeypatch.setattr("flsim_record.recorder.commit", slow)
+    assert about(kept(tmp_path, main).run_dir or Path())["git"] == {"commit": "abc"}
+    assert seen == ["not yet"]
 
 
 def test_a_run_whose_end_cannot_be_written_is_let_go_of(tmp_path: Path, caplog: Any) -> None:

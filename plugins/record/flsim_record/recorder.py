@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -52,15 +52,20 @@ class Recorder:
             if isinstance(event, RunStarted):
                 self._about |= {"places": list(event.places), "slots": event.slots}
             elif isinstance(event, ServerAppCalled):
-                self._begin(event)
+                began = datetime.now().astimezone() - timedelta(seconds=time.monotonic() - event.at)
+                self._about["began"] = began.isoformat(timespec="milliseconds")
+                self._write_beginning()
             elif isinstance(event, RunFinished):
                 self._finished = event
         self._write(lambda tables: _take(tables, events))
+        if self._about["began"] is not None and any(found.done() for found in self._around.values()):
+            self._write_beginning()
 
     def close(self) -> None:
         """Write what the run came to."""
         try:
             self._write(Tables.close)
+            wait(self._around.values())
             self._look_around()
             self._end(self._finished or RunFinished(0.0, "it is not known how the run ended", status="failed"))
             with self._or_said("end", f"{RUN_JSON} cannot be written"):
@@ -68,9 +73,7 @@ class Recorder:
         finally:
             os.close(self._lock)
 
-    def _begin(self, event: ServerAppCalled) -> None:
-        began = datetime.now().astimezone() - timedelta(seconds=time.monotonic() - event.at)
-        self._about["began"] = began.isoformat(timespec="milliseconds")
+    def _write_beginning(self) -> None:
         self._look_around()
         with self._or_said("beginning", f"{RUN_JSON} cannot be written"):  # at the end there may be room again
             write_json(self._folder / RUN_JSON, self._about)
@@ -92,11 +95,11 @@ class Recorder:
             save_state(self._folder, finished.result.state)
 
     def _look_around(self) -> None:
-        """Take in what the run depends on beside its settings."""
-        while self._around:
-            name, found = self._around.popitem()
+        """Take in what is known by now of what the run depends on beside its settings: git may take its time, and the
+        other observers' thread is this one."""
+        for name in [name for name, found in self._around.items() if found.done()]:
             with self._or_said(name, f"{name} cannot be told"):
-                self._about[name] = found.result()
+                self._about[name] = self._around.pop(name).result()
 
     def _write(self, write: Callable[[Tables], None]) -> None:
         tables, self._tables = self._tables, None
