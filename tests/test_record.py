@@ -836,7 +836,9 @@ def test_nobody_waits_for_what_is_around_a_run(tmp_path: Path, monkeypatch: Any)
 def test_a_run_whose_end_cannot_be_written_is_let_go_of(tmp_path: Path, caplog: Any) -> None:
     def main(grid: Grid, context: Context) -> None:
         assert context.run_dir is not None
-        (context.run_dir / "run.json.new").mkdir()
+        folder = context.run_dir
+        assert until(lambda: {"versions", "machine", "git"} <= about(folder).keys(), 30), "its beginning is written"
+        (folder / "run.json.new").mkdir()
 
     folder = kept(tmp_path, main).run_dir
     assert folder is not None
