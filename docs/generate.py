@@ -279,7 +279,7 @@ def event_types() -> None:
     print("| event | when | what it holds |\n|---|---|---|")
     for event in typing.get_args(events.Event):
         says = " ".join((inspect.getdoc(event) or "").split()).removesuffix(".")
-        holds = "`worker`, `lease`, its length, `failed`, and `answers()`"  # of the one that is no dataclass
+        holds = "`worker`, `lease`, `lost`, its length, `failed`, and `answers()`"  # of the one that is no dataclass
         if dataclasses.is_dataclass(event):
             holds = ", ".join(f"`{f.name}`" for f in dataclasses.fields(event)) or "–"
         print(f"| `{event.__name__}` | {says} | {holds} |")

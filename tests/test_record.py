@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
+from array import array
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -28,6 +31,7 @@ from flsim import (
     ClientApp,
     ConfigRecord,
     Context,
+    Error,
     ErrorCode,
     Grid,
     Kind,
@@ -38,16 +42,19 @@ from flsim import (
     open_run,
 )  # fmt: skip
 from flsim.errors import ConfigError, InputError, UnknownName
-from flsim.events import Announced, Event, Observers, Pulled, Returned, RunStarted
+from flsim.events import Announced, Event, Observers, Pulled, Returned, ServerAppCalled
 from flsim.folder import is_locked, lock
 from flsim.plan import make_plan
 from flsim.plugins import Plugins
-from flsim.project import load_project
+from flsim.project import Project, load_project
 from flsim.recording import Recording
 from flsim.result import digest
 from flsim.testing.watch import until
 from flsim_record import packed, schema, tables
 from flsim_record.kept import Kept
+from flsim_record.recorder import Recorder
+from flsim_record.summary import summary
+from flsim_record.surroundings import commit
 
 RECORDS = RecordDict(
     {
@@ -152,6 +159,9 @@ def test_what_is_kept_says_what_the_run_was(tmp_path: Path) -> None:
     assert run["result"]["digest"] == told["digest"]
     assert run["result"]["counts"] == told["counts"]
     assert {"python", "flsim-engine", "numpy"} <= set(run["versions"])
+    assert (run["settings"]["backends.serial.memory"]["value"], run["slots"]) == (None, 1)
+    (place,) = run["places"]
+    assert re.fullmatch(r"this process: 1 cpu, [0-9.]+ GiB", place), "what options that are null came to"
     assert {"host", "cpu", "cpus", "memory", "system"} <= set(run["machine"])
     origins = {name: s["from"] for name, s in run["settings"].items()}
     assert origins == {
@@ -198,17 +208,59 @@ def test_the_commit_of_the_app_is_kept_and_whether_it_has_changes(tmp_path: Path
         return execute("git", *who, *args, cwd=app).stdout.strip()
 
     def run() -> Any:
-        result = package.run(app, backend="serial", seed=1, quiet=True, runs_dir=tmp_path / "runs")
-        assert result.run_dir is not None
-        return about(result.run_dir)["git"]
+        done = flsim("run", ".", "-b", "serial", "--seed", "1", "-q", "--json", "--runs-dir", "kept/here", cwd=app)
+        return about(Path(json.loads(done.stdout)["run_dir"]))["git"]
 
     git("init", "--initial-branch=main", "..")
     assert run() is None
     git("add", ".")
     git("commit", "-m", "first")
     assert run() == {"commit": git("rev-parse", "HEAD"), "branch": "main", "dirty": False}
+    assert not run()["dirty"], "what a run leaves in its app's folder is none of its files"
+    (app / "new.py").touch()
+    assert run()["dirty"], "nobody finds it in the commit"
+    (app / "new.py").unlink()
     (app / "app.py").write_text((app / "app.py").read_text() + "\n")
     assert run()["dirty"]
+    git("commit", "--all", "-m", "second")
+    assert not run()["dirty"]
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_app_that_is_not_in_the_commit_differs_from_it(tmp_path: Path, ignored: bool) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    app = write_app(tmp_path / "repository" / "app")
+    (app.parent / ".gitignore").write_text("app\n" if ignored else "")
+    for args in (
+        ("init",),
+        ("add", ".gitignore"),
+        ("-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "-m", "first"),
+    ):
+        execute("git", *args, cwd=app.parent)
+    for path in (app, app / "app.py"):
+        found = commit(path)
+        assert found is not None
+        assert found["dirty"]
+
+
+def test_a_branch_of_any_name_costs_nothing(tmp_path: Path) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    app = write_app(tmp_path / "repository")
+    for args in (
+        ("init", "--initial-branch=main"),
+        ("add", "."),
+        ("-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "-m", "first"),
+    ):
+        execute("git", *args, cwd=app)
+    (app / ".git" / "HEAD").write_bytes(b"ref: refs/heads/caf\xe9\n")
+    (app / ".git" / "packed-refs").write_bytes(
+        (app / ".git" / "refs" / "heads" / "main").read_bytes().strip() + b" refs/heads/caf\xe9\n"
+    )
+    folder = package.run(app, backend="serial", seed=1, quiet=True, runs_dir=tmp_path / "runs").run_dir
+    assert folder is not None
+    assert about(folder)["git"]["branch"] == r"caf\xe9"
 
 
 def test_the_server_app_has_the_folder_for_files_of_its_own(tmp_path: Path) -> None:
@@ -383,6 +435,27 @@ def test_each_message_has_a_row_with_its_clocks_and_bytes(tmp_path: Path) -> Non
     assert all(a <= b for a, b in zip(leases["pulled"], leases["returned"], strict=True))
 
 
+def test_times_count_from_the_call_of_the_server_app(tmp_path: Path) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        grid.report(1, loss=0.5)
+
+    class Slow:
+        def on(self, events: Any) -> None:
+            time.sleep(0.2)  # for which the ServerApp is not called yet
+
+        def close(self) -> None: ...
+
+    plan = make_plan(
+        Plugins(), Project("app", server_of(main), (Kind("default", asked, 1),)), backend="serial", seed=1,
+        recording=Recording(runs_dir=str(tmp_path / "runs")),
+    )  # fmt: skip
+    view = plan.view(Plugins(), None, by_default=False)
+    assert view.run_dir is not None
+    result = plan.run([Slow(), Recorder(view.run_dir, view)], view.run_dir)
+    (at,) = Kept(view.run_dir).table("metrics")["at"]
+    assert 0 <= at <= result.seconds
+
+
 def test_what_is_lost_with_a_worker_is_told_and_what_became_of_it(tmp_path: Path) -> None:
     skip_without("loky")
 
@@ -398,6 +471,38 @@ def test_what_is_lost_with_a_worker_is_told_and_what_became_of_it(tmp_path: Path
     leases = result.table("leases")
     ended_so = [n for n, cause in zip(leases["lease"], leases["lost"], strict=True) if cause]
     assert sorted(ended_so) == sorted(lost["lease"])
+    assert messages["lease"][0] == lost["lease"][-1], "the last of those that it was part of"
+    assert messages["pushed"][0] <= messages["pulled"][0] <= messages["ended"][0] == lost["at"][-1]
+    assert (messages["worker"][0], messages["execute"][0]) == (None, None), (
+        "nobody tells either of a worker that is gone"
+    )
+
+
+def test_a_node_that_hangs_until_its_time_limit_is_the_slowest_one(tmp_path: Path) -> None:
+    skip_without("loky")
+    client = ClientApp()
+
+    @client.query("hang")
+    def hang(msg: Message, context: Context) -> Message:
+        if context.node_id == 3:
+            time.sleep(60)
+        return Message(RecordDict(), reply_to=msg)
+
+    def main(grid: Grid, context: Context) -> None:
+        grid.send_and_receive(Message(RecordDict(), node, "query.hang") for node in grid.get_node_ids())
+
+    result = kept(tmp_path, main, client, backend="loky", options={"cpus": 1.0}, time_limit=1.0)
+    messages = result.table("messages")
+    assert list(messages["code"]) == [None, ErrorCode.TIME_LIMIT, None]
+    assert result.run_dir is not None
+    told = summary(Kept(result.run_dir))
+    first = told["slowest_nodes"][0]
+    assert (first["node"], first["longest"]) == (3, messages["ended"][1] - messages["pulled"][1])
+    assert first["longest"] > 1.0
+    assert [gone["had_it_for"] > 1.0 for gone in told["lost"]] == [True] * len(told["lost"])
+    shown = here("show", result.run_dir.name, "--runs-dir", tmp_path / "runs").stdout
+    assert "with 1 message, which it had for " in shown
+    assert "beside them, workers that were lost had leases for" in shown
 
 
 def test_rows_are_bounded_and_it_is_said_that_they_were_cut(tmp_path: Path) -> None:
@@ -414,6 +519,22 @@ def test_rows_are_bounded_and_it_is_said_that_they_were_cut(tmp_path: Path) -> N
     assert about(result.run_dir)["messages"] == {"train": {"ended": 60, "failed": 20, "kept": 22}}
     assert result.counts["train"].sent == 60
     assert max(n for n in result.table("leases")["lease"]) <= 20
+
+
+def test_metrics_of_nodes_are_bounded_and_those_of_the_whole_are_not(tmp_path: Path) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        for round in range(1, 11):
+            for node in grid.get_node_ids():
+                grid.report(round, node=node, loss=0.5, share=0.25)
+            grid.report(round, loss=1 / round)
+
+    result = kept(tmp_path, main, record_rows=7)
+    assert result.run_dir is not None
+    opened = open_run(result.run_dir)
+    assert [m["loss"] for m in opened.metrics if "node" not in m] == [1 / round for round in range(1, 11)]
+    assert [len(m) - 2 for m in opened.metrics if "node" in m] == [2, 2, 2, 1]
+    said = "record_rows is reached: no more metrics of single nodes are kept"
+    assert opened.table("notes")["text"].count(said) == 1
 
 
 @pytest.mark.parametrize("busy", [0, 1000])
@@ -440,7 +561,7 @@ def test_rows_that_are_still_packed_are_read(tmp_path: Path, monkeypatch: Any) -
     monkeypatch.setattr(tables, "BUSY", 0)
     file = tmp_path / "run.sqlite"
     writing = tables.Tables(file, 100)
-    writing.take(RunStarted("app", "serial", ("here",), 1, 9, 1, at=5.0))
+    writing.take(ServerAppCalled(at=5.0))
     writing.take(Pulled(1, 2, "train", at=5.5))
     plain = (1, 7, 1, 5.25, 0.125, 0.5, 0.25, 10, 20, 2, 8, 1, 5.25, 0.125, 0.5, 0.25, 10, 20)
     writing.take(Returned("host:1", [], 1, 6.0, plain=plain, message_type="train"))
@@ -459,6 +580,67 @@ def test_rows_that_are_still_packed_are_read(tmp_path: Path, monkeypatch: Any) -
         assert database.execute(rows).fetchall() == expected
     assert not packed.packed(file).exists(), "nobody else will make rows of them"
     writing.close()
+
+
+def test_a_packed_row_counts_once_it_is_committed(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(tables, "BUSY", 0)
+    file = tmp_path / "run.sqlite"
+    writing = tables.Tables(file, 100)
+    writing.take(ServerAppCalled(at=5.5))
+    for lease in (1, 2):
+        writing.take(Pulled(lease, 1, "train", at=5.5))
+    writing.take(Returned("host:1", [], 1, 6.0, plain=(1, 7, 1, 5.25, 0.125, 0.5, 0.25, 10, 20), message_type="train"))
+    writing.write()
+    with packed.packed(file).open("ab") as cut:  # a kill, before it came to COMMIT
+        array("d", (2, 8, 2, 5.25, 0.125, 0.5, 0.25, 10, 20, 3, 9, 3, 5.25, 0.125, 0.5, 0.25, 10, 20)).tofile(cut)
+    for held in (lock(tmp_path / "lock"), None):
+        with closing(schema.read(file)) as database:
+            assert database.execute("SELECT message, type, ended FROM messages").fetchall() == [(1, "train", 0.5)]
+        if held is not None:
+            os.close(held)
+    assert not packed.packed(file).exists()
+    writing.abandon()
+
+
+def test_a_command_reads_a_run_under_way_as_it_was_at_one_moment(tmp_path: Path, monkeypatch: Any) -> None:
+    opened = []
+
+    def reading(file: Path) -> sqlite3.Connection:
+        opened.append(file)
+        return schema.read(file)
+
+    monkeypatch.setattr("flsim_record.kept.read", reading)
+    told: list[Any] = []
+
+    def main(grid: Grid, context: Context) -> None:
+        assert context.run_dir is not None
+        file = context.run_dir / "run.sqlite"
+        grid.report(1, loss=1.0)
+        assert until(file.exists, 30)
+        told.append(summary(Kept(context.run_dir)))
+        kept = Kept(context.run_dir)
+        with kept.at_once():
+            before = kept.rows("SELECT count(*) FROM notes")
+            with closing(sqlite3.connect(file, isolation_level=None)) as other:
+                other.execute("INSERT INTO notes VALUES (0, 'x')")
+            assert kept.rows("SELECT count(*) FROM notes") == before
+
+    kept(tmp_path, main)
+    assert [t["status"] for t in told] == ["running"]
+    assert len(opened) == 2
+
+
+def test_what_failed_is_counted_also_where_its_rows_were_cut(tmp_path: Path) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        for _ in range(20):
+            grid.send_and_receive(Message(RecordDict(), node, "train") for node in grid.get_node_ids())
+        raise ValueError("at the end")
+
+    with pytest.raises(ValueError, match="at the end"):
+        kept(tmp_path, main, FAILING, record_rows=20)
+    count = open_run(only(tmp_path / "runs")).counts["train"]
+    assert (count.sent, count.answered) == (60, 40)
+    assert count.errors == {"CLIENT_APP_RAISED_EXCEPTION": 9, "not kept": 11}
 
 
 # ---- how it may end
@@ -584,6 +766,87 @@ def test_a_database_that_cannot_be_written_costs_its_rows_and_not_the_run(tmp_pa
     assert digest(open_run(result.run_dir).state) == result.digest
 
 
+def test_no_text_and_no_number_costs_the_recording(tmp_path: Path, caplog: Any) -> None:
+    more: dict[str, Any] = {"n\udce9me": 1, "huge": 10**5000, "text": "a\udce9b\0c"}
+
+    def main(grid: Grid, context: Context) -> None:
+        grid.link.announce("not\udce9")
+        grid.report(1, loss=0.5, **more)
+        grid.report(2**70, loss=0.25)
+        grid.send_and_receive([Message(RecordDict(), 2, "query.raise")])
+
+    client = ClientApp()
+
+    @client.query("raise")
+    def fail(msg: Message, context: Context) -> Message:
+        return Message(Error(2, "why\udce9"), reply_to=msg)
+
+    folder = kept(tmp_path, main, client).run_dir
+    assert folder is not None
+    assert (about(folder)["status"], caplog.records) == ("finished", [])
+    opened = open_run(folder)
+    huge = hex(10**5000)
+    assert opened.metrics[0] == {"round": 1, "loss": 0.5, r"n\udce9me": 1, "huge": huge, "text": "a\\udce9b\0c"}
+    assert opened.metrics[1]["loss"] == 0.25
+    assert list(opened.table("messages")["reason"]) == [r"why\udce9"]
+    assert r"not\udce9" in opened.table("notes")["text"]
+    assert here("show", folder.name, "--runs-dir", folder.parent).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "broken", ["save_state", "modules", "versions", "machine", "commit", "Tables.write", "Tables.close"]
+)
+def test_what_cannot_be_kept_costs_nothing_else(tmp_path: Path, monkeypatch: Any, caplog: Any, broken: str) -> None:
+    def fail(*args: Any) -> None:
+        raise LookupError("of its own")
+
+    monkeypatch.setattr(f"flsim_record.recorder.{broken}", fail)
+    folder = kept(tmp_path).run_dir
+    assert folder is not None
+    run = about(folder)
+    assert (run["status"], is_locked(folder / "lock")) == ("finished", False)
+    (said,) = run["not_kept"].values()
+    assert said.endswith("LookupError: of its own")
+    assert [record.message for record in caplog.records] == [f"{folder}: {said}"]
+    assert open_run(folder).digest == run["result"]["digest"]
+
+
+def test_nobody_waits_for_what_is_around_a_run(tmp_path: Path, monkeypatch: Any) -> None:
+    go_on = threading.Event()
+    seen = []
+
+    def slow(*args: Any) -> dict[str, str]:
+        assert go_on.wait(30)
+        return {"commit": "abc"}
+
+    def main(grid: Grid, context: Context) -> None:
+        assert context.run_dir is not None
+        folder = context.run_dir
+        assert until(lambda: about(folder)["began"] is not None, 30)
+        seen.append(about(folder).get("git", "not yet"))
+        go_on.set()
+        grid.report(1, loss=0.5)
+        assert until(lambda: "git" in about(folder), 30)
+
+    monkeypatch.setattr("flsim_record.recorder.commit", slow)
+    assert about(kept(tmp_path, main).run_dir or Path())["git"] == {"commit": "abc"}
+    assert seen == ["not yet"]
+
+
+def test_a_run_whose_end_cannot_be_written_is_let_go_of(tmp_path: Path, caplog: Any) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        assert context.run_dir is not None
+        folder = context.run_dir
+        assert until(lambda: {"versions", "machine", "git"} <= about(folder).keys(), 30), "its beginning is written"
+        (folder / "run.json.new").mkdir()
+
+    folder = kept(tmp_path, main).run_dir
+    assert folder is not None
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith(f"{folder}: run.json cannot be written: ")
+    assert (open_run(folder).status, is_locked(folder / "lock")) == ("killed", False)
+
+
 def test_a_finished_run_is_one_file_that_is_read_where_nothing_can_be_written(tmp_path: Path) -> None:
     folder = kept(tmp_path).run_dir
     assert folder is not None
@@ -664,6 +927,23 @@ def test_tables_are_those_of_pandas_and_of_arrow(tmp_path: Path) -> None:
     assert arrow.column("big").to_pylist()[1] == str(2**70), "there are no integers of more than 64 bits in Arrow"
 
 
+def test_columns_have_their_types_also_where_there_are_no_values(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    nothing, some = kept(tmp_path / "a", lambda grid, context: None), kept(tmp_path / "b", train_all, FAILING)
+    for result in (nothing, some):
+        schema = result.to_arrow("messages").schema
+        names = ("node", "code", "lease", "pulled", "reason")
+        int64, text = pyarrow.int64(), pyarrow.string()
+        assert [schema.field(name).type for name in names] == [int64, int64, int64, pyarrow.float64(), text]
+        frame = result.to_pandas("messages")
+        assert [str(frame[name].dtype) for name in names] == ["Int64", "Int64", "Int64", "float64", "string"]
+    assert list(some.to_pandas("messages")["code"].dropna()) == [2, 2, 3]
+    assert some.to_pandas("messages")["lease"].isna().sum() == 1
+    frame = kept(tmp_path / "c").to_pandas()
+    assert [frame["node"][i] for i in (0, 3)] == [pandas.NA, 3]
+
+
 def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: Any) -> None:
     result = kept(tmp_path)
     for library, make in (("pandas", result.to_pandas), ("pyarrow", result.to_arrow)):
@@ -698,6 +978,19 @@ def test_a_notebook_shows_a_run_with_its_curves_and_without_a_script(tmp_path: P
     assert max(len(line.split()) for line in html.split('"')) <= 400
     nothing = kept(tmp_path, lambda grid, context: None, runs_dir=None)._repr_html_()
     assert "<svg" not in nothing
+
+
+def test_a_notebook_shows_any_metric(tmp_path: Path) -> None:
+    more: dict[str, Any] = {"red\x1b[31m\x00": 2.0, "big": 10**400}
+
+    def main(grid: Grid, context: Context) -> None:
+        grid.report(1, **more)
+        grid.report(10**400, loss=1.0)
+
+    html = kept(tmp_path, main)._repr_html_()
+    assert html.count("<circle") == 1, "what is too large for a plot has no point"
+    assert "red�[31m�" in html
+    assert html.isprintable()
 
 
 def test_the_core_opens_no_run_and_imports_no_table_until_it_is_asked() -> None:

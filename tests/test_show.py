@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -14,6 +18,8 @@ from terminal import terminal
 
 import flsim
 from flsim import ClientApp, Context, Grid, Message, MetricRecord, RecordDict
+from flsim_record.find import folders
+from flsim_record.shown import _metrics
 
 asked = ClientApp()
 
@@ -73,7 +79,7 @@ def test_no_run_is_said_to_be_kept_where_there_is_none(tmp_path: Path) -> None:
 
 def test_runs_are_listed_with_what_they_came_to_the_newest_first(tmp_path: Path, monkeypatch: Any) -> None:
     names = [run(tmp_path, 0.5), run(tmp_path, -1.0)]
-    newer = tmp_path / names[1].replace(names[1][:15], "99990101T000000")
+    newer = tmp_path / names[1].replace(names[1][:15], "20200101T000000")  # whatever was local time there
     (tmp_path / names[1]).rename(newer)
     head, *rows = show(tmp_path).splitlines()
     assert head.split() == ["id", "started", "state", "app", "backend", "nodes", "seconds", "last", "metrics", "digest"]
@@ -83,8 +89,8 @@ def test_runs_are_listed_with_what_they_came_to_the_newest_first(tmp_path: Path,
     listed = json.loads(show(tmp_path, "--json"))
     assert [r["folder"] for r in listed] == [str(newer), str(tmp_path / names[0])]
     assert [(r["status"], r["last"]["loss"], r["last"]["nothing"]) for r in listed] == [
-        ("failed", -1 / 3, None),
-        ("finished", 0.5 / 3, None),
+        ("failed", -1 / 3, "nan"),
+        ("finished", 0.5 / 3, "nan"),
     ]
 
 
@@ -99,6 +105,59 @@ def test_a_run_that_cannot_be_read_is_no_row_and_is_named(tmp_path: Path) -> Non
     assert done.stderr.startswith(f"note: {tmp_path}/broken is not the folder of a run: its run.json cannot be read")
 
 
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"schema": 1}, "its run.json has no id as flsim writes it"),
+        ({"schema": 1, "status": "finished"}, "its run.json has no id as flsim writes it"),
+        ({"settings": {"seed": 1}}, "its run.json has no settings as flsim writes it"),
+        ({"started": "yesterday"}, "its run.json has no started as flsim writes it"),
+        ({"result": {"last": 3}}, "its run.json has no result as flsim writes it"),
+    ],
+)
+def test_an_odd_file_costs_the_list_one_row(tmp_path: Path, about: dict[str, Any], said: str) -> None:
+    name = run(tmp_path)
+    written = json.loads((tmp_path / name / "run.json").read_text())
+    odd = tmp_path / "odd-00000000"
+    odd.mkdir()
+    (odd / "run.json").write_text(json.dumps(about if "schema" in about else {**written, **about}))
+    done = here("show", "--runs-dir", tmp_path)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+    assert done.stderr == f"note: {odd} is not the folder of a run: {said}\n"
+    assert refused(tmp_path, odd) == f"{odd} is not the folder of a run: {said}"
+
+
+def test_a_folder_of_somebody_else_costs_the_list_one_row() -> None:
+    with TemporaryDirectory(dir="/tmp") as there:  # where all may look
+        runs = Path(there) / "runs"
+        name = run(runs)
+        theirs = runs / "20990101T000000-theirs-abcdef01"
+        theirs.mkdir(mode=0)
+        for path in (runs.parent, runs, runs / name, *(runs / name).iterdir()):
+            path.chmod(0o755)
+        show(runs, name)  # which imports what nobody may not
+        with as_nobody():
+            done = here("show", "--runs-dir", runs)
+            assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+            said = f"the run in {theirs} cannot be read: Permission denied"
+            assert done.stderr == f"note: {said}\n"
+            for named in (theirs, "abcdef01"):
+                assert refused(runs, named) == said
+            assert folders(runs)[0].name == name
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Who is root may look everywhere."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
 @pytest.mark.parametrize("columns", [80, 200])
 def test_the_list_fits_the_screen(tmp_path: Path, columns: int) -> None:
     name = run(tmp_path)
@@ -109,6 +168,18 @@ def test_the_list_fits_the_screen(tmp_path: Path, columns: int) -> None:
     assert lines[1].startswith(name[-8:])
     assert "finished" in lines[1]
     assert ("digest" in lines[0]) == (columns == 200)
+    assert "round 3  loss 0.166667" in lines[1], "what is cut is no metric"
+
+
+@pytest.mark.parametrize(
+    ("room", "fits"),
+    [
+        (42, "round 3  accuracy 0.9123  loss 0.25"), (30, "round 3  accuracy 0.9123  …"), (20, "accuracy 0.9123  …"),
+        (15, "accuracy 0.9123"), (10, "accuracy …"),
+    ],
+)  # fmt: skip
+def test_a_list_shows_as_many_metrics_as_there_is_room_for(room: int, fits: str) -> None:
+    assert _metrics({"round": 3, "accuracy": 0.9123, "loss": 0.25}, room).plain == fits
 
 
 def test_one_run_is_shown_in_full(tmp_path: Path) -> None:
@@ -122,13 +193,49 @@ def test_one_run_is_shown_in_full(tmp_path: Path) -> None:
     one = json.loads(show(tmp_path, "--json", name))
     assert one["messages"] == {"train": {"ended": 12, "failed": 3, "kept": 12}}
     assert one["metrics"]["loss"] == {"first": 0.5, "last": 0.5 / 3, "least": 0.5 / 3, "greatest": 0.5}
-    assert one["metrics"]["nothing"]["greatest"] is None
+    assert one["metrics"]["nothing"]["greatest"] == "nan"
     (failure,) = one["failures"]
     assert (failure["type"], failure["code"], failure["messages"]) == ("train", 2, 3)
     assert sorted(n["node"] for n in one["slowest_nodes"]) == [2, 3, 4, 5]
     (worker,) = one["workers"]
     assert (worker["messages"], 0 < worker["busy"] <= 1) == (12, True)
     assert one["settings"]["config.rate"] == {"value": 0.5, "from": "call"}
+
+
+def test_a_metric_that_is_no_number_is_shown_as_such(tmp_path: Path) -> None:
+    def diverges(grid: Grid, context: Context) -> None:
+        for loss in (1.0, math.inf, -math.inf, math.nan):
+            grid.report(1, loss=loss)
+
+    names = []
+    for _ in range(2):
+        names.append(Path(flsim.run(
+            server_of(diverges), asked, nodes=1, backend="serial", seed=1, quiet=True, runs_dir=tmp_path
+        ).run_dir or "").name)  # fmt: skip
+    assert "loss nan" in show(tmp_path)
+    (row,) = [line for line in show(tmp_path, names[0]).splitlines() if line.startswith("loss")]
+    assert row.split() == ["loss", "1", "nan", "-inf", "inf"]
+    assert "nan" in show(tmp_path, *names)
+    assert json.loads(show(tmp_path, *names, "--json"))["metrics"]["loss"] == ["nan", "nan"]
+    assert json.loads(show(tmp_path, names[0], "--json"))["metrics"]["loss"]["greatest"] == "inf"
+    assert json.loads((tmp_path / names[0] / "run.json").read_text())["result"]["last"]["loss"] == "nan"
+
+
+def test_what_is_piped_has_no_blanks_at_the_ends_of_its_lines(tmp_path: Path) -> None:
+    name = run(tmp_path)
+    for shown in (show(tmp_path), show(tmp_path, name), show(tmp_path, name, run(tmp_path))):
+        assert [line for line in shown.splitlines() if line.endswith(" ")] == []
+
+
+def test_runs_with_changes_are_not_shown_as_their_commit(tmp_path: Path) -> None:
+    names = [run(tmp_path), run(tmp_path)]
+    for name, dirty in zip(names, (True, False), strict=True):
+        file = tmp_path / name / "run.json"
+        written = {**json.loads(file.read_text()), "git": {"commit": "c" * 40, "branch": "main", "dirty": dirty}}
+        file.write_text(json.dumps(written))
+    assert json.loads(show(tmp_path, "--json", *names))["came_to"]["dirty"] == [True, False]
+    (row,) = [line for line in show(tmp_path, *names).splitlines() if line.startswith("its files")]
+    assert row.split() == ["its", "files", "with", "changes", "as", "committed"]
 
 
 def test_a_run_that_failed_is_shown_with_its_traceback(tmp_path: Path) -> None:
@@ -206,6 +313,24 @@ def test_the_tables_of_runs_are_exported(tmp_path: Path) -> None:
         tmp_path / "runs", names[0], "--parquet", tmp_path / "out"
     )
     assert "--parquet needs a RUN" in refused(tmp_path / "runs", "--parquet", tmp_path / "new")
+
+
+def test_an_export_that_fails_leaves_nothing_and_can_be_repeated(tmp_path: Path, monkeypatch: Any) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    name, writer, made = run(tmp_path / "runs"), parquet.ParquetWriter, []
+
+    def fail_at_the_third(file: Path, schema: Any) -> Any:
+        made.append(file)
+        if len(made) == 3:
+            raise OSError("no space left")
+        return writer(file, schema)
+
+    monkeypatch.setattr(parquet, "ParquetWriter", fail_at_the_third)
+    said = refused(tmp_path / "runs", name, "--parquet", tmp_path / "out")
+    assert said == f"the tables cannot be written to {tmp_path}/out: no space left"
+    assert list((tmp_path / "out").iterdir()) == []
+    show(tmp_path / "runs", name, "--parquet", tmp_path / "out")
+    assert len(list((tmp_path / "out").iterdir())) == 5
 
 
 def test_what_the_export_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

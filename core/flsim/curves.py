@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from flsim.envelope import TEXT_LIMIT, clean
 from flsim.plots import thinned
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ ACROSS = 3
 PLOTS = 12
 """The most that are drawn."""
 
+NAME = 28
+"""Characters of a metric's name."""
+
 Point = tuple[float, float]
 
 
@@ -40,13 +44,22 @@ def curves_of(metrics: Sequence[Mapping[str, object]]) -> dict[str, list[Point]]
     """The points of each metric over the rounds, of what was reported of the whole and is a finite number."""
     curves: dict[str, list[Point]] = {}
     for report in metrics:
-        round = report.get("round")
-        if "node" in report or not isinstance(round, int):
+        round = _finite(report.get("round"))
+        if "node" in report or round is None:
             continue
         for name, value in report.items():
-            if name != "round" and isinstance(value, (int, float)) and math.isfinite(value):
-                curves.setdefault(name, []).append((round, float(value)))
+            if name != "round" and (number := _finite(value)) is not None:
+                curves.setdefault(name, []).append((round, number))
     return curves
+
+
+def _finite(value: object) -> float | None:
+    """A number as far as a plot can have it: a whole one may be too large for a float."""
+    try:
+        number = float(value) if isinstance(value, (int, float)) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _summary(result: RunResult) -> str:
@@ -64,7 +77,7 @@ def _summary(result: RunResult) -> str:
     if result.run_dir is not None:
         cells["kept in"] = str(result.run_dir)
     rows = "".join(
-        f'<tr><th style="text-align:left">{name}</th><td style="text-align:left">{html.escape(text)}</td></tr>'
+        f'<tr><th style="text-align:left">{name}</th><td style="text-align:left">{_text(text)}</td></tr>'
         for name, text in cells.items()
         if text
     )
@@ -100,7 +113,7 @@ def _plot(name: str, points: Sequence[Point]) -> str:
         if len(at) > 1
         else f'<circle cx="{at[0][0]:.1f}" cy="{at[0][1]:.1f}" r="2.5" fill="#1f77b4"/>'
     )
-    title = html.escape(name if len(name) <= 28 else name[:27] + "…")
+    title = _text(name, NAME)
     bottom = TOP + high
     heights: list[Point] = [(TOP + 4, y_high), (bottom, y_low)]
     if y_low == y_high:
@@ -116,6 +129,11 @@ def _plot(name: str, points: Sequence[Point]) -> str:
         f'<text x="{LEFT}" y="14" font-size="11" font-weight="bold">{title} {last:.4g}</text>'
         f'<path d="{axes}" fill="none" stroke="currentColor" stroke-opacity="0.35"/>{labels}{rounds}{line}'
     )
+
+
+def _text(text: str, limit: int = TEXT_LIMIT) -> str:
+    """A text that comes from an app, without what a page or a terminal would obey."""
+    return html.escape(clean(text, limit))
 
 
 def _share(value: float, low: float, high: float) -> float:

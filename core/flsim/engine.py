@@ -22,7 +22,7 @@ from flsim.breakpoints import breakpoints
 from flsim.code import Reference, import_reference
 from flsim.envelope import Generators, describe, kept_globals, seed_globals, traceback_of
 from flsim.errors import BackendBroken, ConfigError, EncodeError, FlsimError
-from flsim.events import Observers, RunFinished, RunStarted
+from flsim.events import Observers, RunFinished, RunStarted, ServerAppCalled
 from flsim.fleet import Fleet
 from flsim.folder import HeldFolder
 from flsim.grid import Grid
@@ -117,6 +117,7 @@ class Run:
             with kept_globals():
                 seed_globals(*seed)
                 begun = time.perf_counter()
+                self._observers.put(ServerAppCalled())
                 server(grid, context)
             if self._link.failure is not None:
                 raise self._link.failure

@@ -46,6 +46,13 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerAppCalled:
+    """The ServerApp is called now: what is told of the run's time counts from here."""
+
+    at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
 class Announced:
     """Something that the user should know once."""
 
@@ -114,7 +121,7 @@ class Returned:
     # Most have gone well, and of those the numbers alone are kept, flat: the objects that were made for them are gone
     # by the time that an observer looks, and so are not fetched into another core's cache again.
 
-    __slots__ = ("at", "lease", "message_type", "others", "peak_memory", "plain", "worker")
+    __slots__ = ("at", "lease", "lost", "message_type", "others", "peak_memory", "plain", "worker")
 
     def __init__(
         self,
@@ -126,10 +133,13 @@ class Returned:
         plain: Sequence[int | float] = (),
         message_type: str = "",
         peak_memory: int = 0,
+        lost: int | None = None,
     ) -> None:
         self.worker = worker
         self.lease = lease
-        """The lease that came back, also where all its messages had ended before; None: no worker had a part in it."""
+        """The lease that came back, also where all its messages had ended before; None: none did."""
+        self.lost = lost
+        """The lease that was lost with its worker, where that ended the messages; a :class:`LostWorker` tells of it."""
         self.at = at
         self.plain = plain
         """The values of :data:`PLAIN` of each message that went well, one after another, as doubles."""
@@ -224,7 +234,10 @@ class RunFinished:
     """What the run gives back, where it is finished."""
 
 
-Event = RunStarted | Announced | Pushed | Pulled | Returned | Reported | LostWorker | Paused | Resumed | RunFinished
+Event = (
+    RunStarted | ServerAppCalled | Announced | Pushed | Pulled | Returned | Reported | LostWorker | Paused | Resumed
+    | RunFinished
+)  # fmt: skip
 
 
 class Observer(Protocol):

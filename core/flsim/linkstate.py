@@ -340,7 +340,7 @@ class LinkState:
             ended = self.heart.lost(now, lease, lost.cause, str(lost), lost.traceback)
             for entry, code, reason, traceback in ended:
                 self._set_apart(entry, Error(int(code), reason, traceback))
-                self._end([entry], code, reason, traceback)
+                self._end([entry], code, reason, traceback, lease.id)
             broken = self.heart.broken
         self._observers.put(LostWorker(lost.cause.value, str(lost), len(lease.entries), lease.id, now))
         if broken:
@@ -491,15 +491,17 @@ class LinkState:
         if deadline is not None:
             self._timer = self.loop.call_later(max(0.0, deadline - self.clock()), self._dispatch)
 
-    def _end(self, entries: Iterable[Entry], code: ErrorCode, reason: str, traceback: str = "") -> None:
-        """Answer messages that no worker answered."""
+    def _end(
+        self, entries: Iterable[Entry], code: ErrorCode, reason: str, traceback: str = "", lost: int | None = None
+    ) -> None:
+        """Answer messages that no worker answered; ``lost`` is the lease that a worker took with it, and them."""
         error = Error(int(code), reason, traceback)
         ended = []
         for entry in entries:
             self._deliver(entry, None, error, None)
             ended.append((entry, error, None))
         if ended:
-            self._observers.put(Returned("", ended, at=self.clock()))
+            self._observers.put(Returned("", ended, at=self.clock(), lost=lost))
 
     def _deliver(self, entry: Entry, content: object, error: Error | None, outcome: Outcome | None) -> None:
         pushed: PushedMessage = entry.payload

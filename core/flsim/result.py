@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
+    from flsim.runs import KeptRun
+
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
@@ -80,23 +82,29 @@ class RunResult:
         if name == "metrics":
             names = dict.fromkeys(["round", *(key for m in self.metrics for key in m)])
             return {key: [m.get(key) for m in self.metrics] for key in names}
-        if self.run_dir is None:
-            raise ConfigError(f"this run has no table {name!r}, since it was not recorded; give flsim.run a runs_dir")
-        from flsim.runs import kept_run
-
-        return kept_run(self.run_dir).table(name)
+        return self._kept(name).table(name)
 
     def to_pandas(self, table: str = "metrics") -> pandas.DataFrame:
         """A :meth:`table` as a DataFrame. Raises ConfigError where pandas is not installed; otherwise as there."""
         from flsim.tables import to_pandas
 
-        return to_pandas(self.table(table))
+        return to_pandas(self.table(table), self._types(table))
 
     def to_arrow(self, table: str = "metrics") -> pyarrow.Table:
         """A :meth:`table` as Arrow's. Raises ConfigError where pyarrow is not installed; otherwise as there."""
         from flsim.tables import to_arrow
 
-        return to_arrow(self.table(table))
+        return to_arrow(self.table(table), self._types(table))
+
+    def _types(self, table: str) -> Mapping[str, type]:
+        return {"round": int, "node": int} if table == "metrics" else self._kept(table).types(table)
+
+    def _kept(self, table: str) -> KeptRun:
+        if self.run_dir is None:
+            raise ConfigError(f"this run has no table {table!r}, since it was not recorded; give flsim.run a runs_dir")
+        from flsim.runs import kept_run
+
+        return kept_run(self.run_dir)
 
     def _repr_html_(self) -> str:
         from flsim.curves import to_html
@@ -128,9 +136,9 @@ class RunResult:
         }
 
 
-def _json(value: Scalar) -> Scalar | None:
-    """``value``; None for an infinity or what is no number, since JSON has neither."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _json(value: Scalar) -> Scalar:
+    """``value``; ``"nan"``, ``"inf"`` or ``"-inf"`` for what JSON has no number for, which ``float`` reads."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def digest(state: RecordDict) -> str:

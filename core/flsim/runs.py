@@ -24,6 +24,10 @@ class KeptRun(Protocol):
     def table(self, name: str) -> Mapping[str, Sequence[Any]]:
         """The columns of one of its tables, by name, all of one length. Raises UnknownName."""
 
+    def types(self, name: str) -> Mapping[str, type]:
+        """The types of the columns of that table, also where it has no row: ``int``, ``float`` or ``str``; all may have
+        None. Raises UnknownName."""
+
 
 def run_dir(plugins: Plugins, run: RunView) -> Path | None:
     """The new folder of a run; None where it is not recorded.

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from pathlib import Path
 
 from flsim.errors import ConfigError
-from flsim_record.folder import is_run
+from flsim_record.folder import is_run, read_json, started
 
 NAMED = 5
 """Runs that an error names, at most."""
 
 
 def folders(runs_dir: Path) -> list[Path]:
-    """The folders of runs in ``runs_dir``, the newest first; none where there is no such folder.
-
-    Links are not followed: what is elsewhere is asked for by its own path. Raises ConfigError.
+    """The folders of runs in ``runs_dir``, the newest first, and last those of which it cannot be read when they began;
+    none where there is no such folder. Raises ConfigError.
     """
+    return sorted(_folders(runs_dir), key=_age)
+
+
+def _folders(runs_dir: Path) -> list[Path]:
+    # Links are not followed: what is elsewhere is asked for by its own path.
     try:
         found = [Path(e.path) for e in os.scandir(runs_dir) if e.is_dir(follow_symlinks=False) and is_run(Path(e.path))]
     except FileNotFoundError:
@@ -25,6 +30,16 @@ def folders(runs_dir: Path) -> list[Path]:
     except OSError as e:
         raise ConfigError(f"the runs in {runs_dir} cannot be listed: {e.strerror}") from e
     return sorted(found, key=lambda folder: folder.name, reverse=True)
+
+
+def _age(folder: Path) -> float:
+    """Greater for an older one. The folder's name would say it to the second, in whatever was local time."""
+    try:
+        about = read_json(folder)
+    except ConfigError:
+        return math.inf
+    began = started(about)
+    return math.inf if began is None else -began.timestamp()
 
 
 def find_run(runs_dir: Path, run: str) -> Path:
@@ -38,7 +53,7 @@ def find_run(runs_dir: Path, run: str) -> Path:
         if not is_run(path):
             raise ConfigError(f"{run} is not the folder of a run")
         return path.absolute()
-    there = folders(runs_dir)
+    there = _folders(runs_dir)
     found = [f for f in there if f.name == run] or [f for f in there if _is_id(f.name.rpartition("-")[2], run)]
     if len(found) == 1:
         return found[0]

@@ -30,6 +30,12 @@ TABLES = {
 """The tables of a run, and by what they are sorted."""
 
 
+TYPES: dict[str, type] = {"INTEGER": int, "REAL": float, "TEXT": str}
+"""What the types of SQLite are in Python."""
+
+CUT = "not kept"
+"""What stands in place of the code of errors that have no row."""
+
 BATCH = 50_000
 """Rows that are read at once."""
 
@@ -45,29 +51,26 @@ class Kept:
         self.folder = folder
         self.about = read_json(folder)
         """run.json; its ``status`` is ``killed`` where nobody was left to write another."""
+        self._scope: contextlib.ExitStack | None = None
+        self._database: sqlite3.Connection | None = None
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """All that is read of the database within is as it was at one moment: it is opened once for it, when it is
+        asked first."""
+        if self._scope is not None:
+            yield
+            return
+        try:
+            with contextlib.ExitStack() as self._scope:
+                yield
+        finally:
+            self._scope = self._database = None
 
     def result(self) -> RunResult:
         """What it gave back, or as far as it came."""
-        about = self.about
-        result = about.get("result", {})
-        settings = {name: Setting(s["value"], s["from"]) for name, s in about["settings"].items()}
-        prefix = f"backends.{about['backend']}."
-        return RunResult(
-            app=about["app"],
-            state=load_state(self.folder) if (self.folder / STATE_JSON).exists() else RecordDict(),
-            digest=result.get("digest", ""),
-            metrics=self.metrics(),
-            counts=self._counts(),
-            seconds=self.seconds(),
-            seed=about["seed"],
-            backend=about["backend"],
-            options={n.removeprefix(prefix): s.value for n, s in settings.items() if n.startswith(prefix)},
-            nodes=about["nodes"],
-            settings=settings,
-            run_dir=self.folder,
-            status=about["status"],
-            error=about.get("error", {}).get("text", ""),
-        )
+        with self.at_once():
+            return self._result()
 
     def seconds(self) -> float:
         """How long it took; of a run that is not over, how long until the last that is known of it."""
@@ -99,10 +102,14 @@ class Kept:
             raise UnknownName("table", name, TABLES)
         return columns_of(name)
 
+    def types(self, name: str) -> dict[str, type]:
+        """The types of these columns. Raises UnknownName."""
+        return {column: TYPES[type_] for column, type_ in self.columns(name).items()}
+
     def batches(self, name: str) -> Iterator[list[tuple[Any, ...]]]:
         """The rows of a table, many at once, so that few are in memory. Raises ConfigError or UnknownName."""
         query = f"SELECT {', '.join(self.columns(name))} FROM {name} ORDER BY {TABLES[name]}"
-        with self._open() as database:
+        with self._reading() as database:
             if database is not None:
                 cursor = database.execute(query)
                 while rows := cursor.fetchmany(BATCH):
@@ -110,8 +117,30 @@ class Kept:
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What a query of the database gives; nothing where there is no database yet. Raises ConfigError."""
-        with self._open() as database:
+        with self._reading() as database:
             return [] if database is None else database.execute(query, values).fetchall()
+
+    def _result(self) -> RunResult:
+        about = self.about
+        result = about.get("result", {})
+        settings = {name: Setting(s["value"], s["from"]) for name, s in about["settings"].items()}
+        prefix = f"backends.{about['backend']}."
+        return RunResult(
+            app=about["app"],
+            state=load_state(self.folder) if (self.folder / STATE_JSON).exists() else RecordDict(),
+            digest=result.get("digest", ""),
+            metrics=self.metrics(),
+            counts=self._counts(),
+            seconds=self.seconds(),
+            seed=about["seed"],
+            backend=about["backend"],
+            options={n.removeprefix(prefix): s.value for n, s in settings.items() if n.startswith(prefix)},
+            nodes=about["nodes"],
+            settings=settings,
+            run_dir=self.folder,
+            status=about["status"],
+            error=about.get("error", {}).get("text", ""),
+        )
 
     def _counts(self) -> dict[str, Count]:
         told = self.about.get("result", {}).get("counts")
@@ -125,21 +154,25 @@ class Kept:
             }  # fmt: skip
         totals = self.rows("SELECT type, ended, failed FROM counts")
         counts = {type_: Count(ended, ended - failed) for type_, ended, failed in totals}
+        failed = {type_: n for type_, _, n in totals}
         query = "SELECT type, code, reason, count(*) FROM answers WHERE code IS NOT NULL GROUP BY 1, 2, 3"
         for type_, code, reason, n in self.rows(query):
             name = ErrorCode.name_of(code)
             counts[type_].errors[name] += n
             counts[type_].reasons[name, (reason or "").partition("\n")[0]] += n
+        for type_, count in counts.items():
+            if cut := failed[type_] - count.errors.total():
+                count.errors[CUT] = cut
         return counts
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection | None]:
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
         file = self.folder / DATABASE
-        if not file.is_file():
-            yield None
-            return
         try:
-            with contextlib.closing(read(file)) as database:
-                yield database
+            with self.at_once():
+                if self._database is None and self._scope is not None and file.is_file():
+                    self._database = self._scope.enter_context(contextlib.closing(read(file)))
+                    self._database.execute("BEGIN")
+                yield self._database
         except (OSError, sqlite3.Error) as e:
             raise ConfigError(f"{file} cannot be read: {e}") from e

@@ -30,24 +30,47 @@ def packed(file: Path) -> Path:
     return file.with_suffix(".packed")
 
 
-def unpack(database: sqlite3.Connection, rows: Path) -> None:
+COMMITTED = "EXISTS (SELECT 1 FROM leases WHERE lease = column3 AND returned IS NOT NULL)"
+"""Of a row that is unpacked: rows are packed first, and committed by what the database then knows of their lease."""
+
+
+def unpack(database: sqlite3.Connection, rows: Path, *, doubted: bool) -> None:
     """Make rows of the table of all that is packed in ``rows``: what is there already is left as it is, and the end of
-    a row that a kill has cut off. Raises OSError or sqlite3.Error; then the database is as before."""
+    a row that a kill has cut off.
+
+    Args:
+        doubted: whether there may be rows that are not committed, which are left as well. To look costs a third more.
+
+    Raises OSError or sqlite3.Error; then the database is as before.
+    """
+    into = f"OR IGNORE INTO answers ({COLUMNS})"
+    ends = f") WHERE {COMMITTED}" if doubted else ""
     database.execute("BEGIN IMMEDIATE")
     try:
         with rows.open("rb") as file:
             while some := file.read(CHUNK * ROW):
                 values = array("d", some[: len(some) // ROW * ROW]).tolist()
-                insert(database, f"OR IGNORE INTO answers ({COLUMNS})", len(PLAIN), values)
+                insert(database, f"{into} SELECT * FROM (" if doubted else into, len(PLAIN), values, ends)
         database.execute("COMMIT")
     except (OSError, sqlite3.Error):
         database.rollback()
         raise
 
 
-def insert(database: sqlite3.Connection, into: str, width: int, values: list[Any]) -> None:
-    """Insert rows of ``width`` values, which lie one after another."""
+def insert(database: sqlite3.Connection, into: str, width: int, values: list[Any], ends: str = "") -> None:
+    """Insert rows of ``width`` values, which lie one after another; the statement ``ends`` behind them."""
     row = f"({','.join('?' * width)})"
     for at in range(0, len(values), CHUNK * width):
         some = values[at : at + CHUNK * width]
-        database.execute(f"INSERT {into} VALUES {','.join([row] * (len(some) // width))}", some)
+        statement = f"INSERT {into} VALUES {','.join([row] * (len(some) // width))}{ends}"
+        try:
+            database.execute(statement, some)
+        except (UnicodeEncodeError, OverflowError):  # seldom, and so nobody looks through all values for it
+            database.execute(statement, [storable(value) for value in some])
+
+
+def storable(value: Any) -> Any:
+    """A value as SQLite can have it: text is valid UTF-8, and whole numbers beyond 64 bits are text."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from flsim.errors import ConfigError
 from flsim_record.kept import TABLES, Kept
 
 
-def export(runs: Sequence[Kept], folder: Path) -> Iterator[tuple[Path, int]]:
-    """Write DIR/TABLE.parquet for each table, with the rows of all runs; their first column is the run's id.
+def export(runs: Sequence[Kept], folder: Path) -> list[tuple[Path, int]]:
+    """Write DIR/TABLE.parquet for each table, with the rows of all runs; their first column is the run's id. Where one
+    cannot be written, none is.
 
-    Yields each file with its number of rows, once it is written.
+    Returns each file with its number of rows.
 
     Raises:
         ConfigError: pyarrow is not installed, a file is there already, or it cannot be written.
@@ -26,27 +27,35 @@ def export(runs: Sequence[Kept], folder: Path) -> Iterator[tuple[Path, int]]:
         raise ConfigError(
             "--parquet needs pyarrow, which is not installed. Install it with: pip install 'flsim-engine[parquet]'"
         ) from e
-    types = {"INTEGER": arrow.int64(), "REAL": arrow.float64(), "TEXT": arrow.string()}
+    types = {int: arrow.int64(), float: arrow.float64(), str: arrow.string()}
     for table in TABLES:
         if (folder / f"{table}.parquet").exists():
             raise ConfigError(f"{folder / table}.parquet is there already, and nothing is written over it")
+    written: list[tuple[Path, int]] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for table in TABLES:
-            columns = runs[0].columns(table)
-            schema = arrow.schema([("run", arrow.string()), *((name, types[t]) for name, t in columns.items())])
-            file = folder / f"{table}.parquet"
-            new = folder / f"{table}.parquet.new"
-            rows = 0
-            with contextlib.closing(parquet.ParquetWriter(new, schema)) as writer:
-                for kept in runs:
-                    for batch in kept.batches(table):
-                        writer.write_table(_table(arrow, schema, kept.about["id"], batch))
-                        rows += len(batch)
-            new.replace(file)
-            yield file, rows
-    except OSError as e:
+        with contextlib.ExitStack() as reading, contextlib.ExitStack() as half_done:
+            for kept in runs:
+                reading.enter_context(kept.at_once())
+            folder.mkdir(parents=True, exist_ok=True)
+            for table in TABLES:
+                columns = runs[0].types(table)
+                schema = arrow.schema([("run", arrow.string()), *((name, types[t]) for name, t in columns.items())])
+                file = folder / f"{table}.parquet.new"
+                half_done.callback(file.unlink, missing_ok=True)
+                rows = 0
+                with contextlib.closing(parquet.ParquetWriter(file, schema)) as writer:
+                    for kept in runs:
+                        for batch in kept.batches(table):
+                            writer.write_table(_table(arrow, schema, kept.about["id"], batch))
+                            rows += len(batch)
+                written.append((file, rows))
+            for new, _ in written:
+                half_done.callback(new.with_suffix("").unlink, missing_ok=True)
+                new.replace(new.with_suffix(""))
+            half_done.pop_all()
+    except (OSError, arrow.ArrowException) as e:
         raise ConfigError(f"the tables cannot be written to {folder}: {e}") from e
+    return [(new.with_suffix(""), rows) for new, rows in written]
 
 
 def _table(arrow: Any, schema: Any, id_: str, rows: list[tuple[Any, ...]]) -> Any:

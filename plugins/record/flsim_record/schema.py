@@ -69,7 +69,7 @@ CREATE VIEW metrics AS
 ``metrics`` are the numbers and texts of ``reports``. While a run is busy, rows of ``answers`` lie in another file
 (:mod:`flsim_record.packed`).
 
-Times are seconds since ``RunStarted``; docs/runs.md says what each column is.
+Times are seconds since ``ServerAppCalled``; docs/runs.md says what each column is.
 """
 
 CACHE = 8 * 1024
@@ -114,13 +114,13 @@ def read(file: Path) -> sqlite3.Connection:
         return database
     try:
         if may_write and not is_locked(file.with_name(LOCK)):
-            unpack(database, rows)
+            unpack(database, rows, doubted=True)
             rows.unlink(missing_ok=True)
             return database
         with contextlib.closing(database):
             copy = sqlite3.connect(":memory:", isolation_level=None)
             database.backup(copy)
-        unpack(copy, rows)
+        unpack(copy, rows, doubted=True)
         return copy
     except FileNotFoundError:  # somebody else has just taken them in
         database.close()

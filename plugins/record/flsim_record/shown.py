@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +23,7 @@ WIDE = 100
 """Cells of a screen from which on a list has all its columns."""
 
 METRIC = "last metrics"
-"""The column of a list that gives way where the screen is narrow, down to …"""
+"""The column of a list that has as many metrics as there is room for, and at least …"""
 
 MIN = 12
 """… so many cells."""
@@ -47,13 +49,13 @@ def show_list(runs: Sequence[Mapping[str, Any]], runs_dir: Path) -> None:
         return
     columns = ["id", "started", "state", "app", "backend", "nodes:", "seconds:", METRIC, "digest"]
     if console.width < WIDE:
-        columns = [c for c in columns if c not in ("nodes:", "digest")]
+        columns = [c for c in columns if c not in ("backend", "nodes:", "digest")]
     cells = [_cells(run) for run in runs]
     others = (max(len(c.rstrip(":")), *(row[c].cell_len for row in cells)) + 2 for c in columns if c != METRIC)
     room = max(MIN, console.width - sum(others))
     table = _table(*columns)
-    for row in cells:
-        row[METRIC].truncate(room, overflow="ellipsis")
+    for run, row in zip(runs, cells, strict=True):
+        row[METRIC] = _metrics(run["last"], room)
         table.add_row(*(row[name] for name in columns))
     console.print(table)
 
@@ -67,7 +69,6 @@ def _cells(run: Mapping[str, Any]) -> dict[str, Text]:
         "backend": _text(run["backend"]),
         "nodes:": _text(f"{run['nodes']:,}"),
         "seconds:": _text(f"{run['seconds']:.1f}"),
-        METRIC: _text(_metrics(run["last"])),
         "digest": _text(run["digest"][:8]),
     }
 
@@ -101,8 +102,9 @@ def show_run(run: Mapping[str, Any]) -> None:
     more = len(run["workers"]) - WORKERS
     if more > 0:
         console.print(f"… and {more:,} more workers")
-    lost = [f"{gone['at']:.2f} s: {gone['detail']}, with {gone['messages']} messages" for gone in run["lost"]]
-    for title, texts in (("workers lost", lost), ("notes", run["notes"])):
+    if held := sum(gone["had_it_for"] or 0.0 for gone in run["lost"]):
+        console.print(f"beside them, workers that were lost had leases for {_seconds(held)}")
+    for title, texts in (("workers lost", list(map(_lost, run["lost"]))), ("notes", run["notes"])):
         if texts:
             console.print()
             console.print(Text(title, "bold underline"))
@@ -110,6 +112,11 @@ def show_run(run: Mapping[str, Any]) -> None:
                 console.print(_text(text))
             if len(texts) > LOST:
                 console.print(f"… and {len(texts) - LOST:,} more")
+
+
+def _lost(gone: Mapping[str, Any]) -> str:
+    held = f", which it had for {_seconds(gone['had_it_for'])}" if gone["had_it_for"] is not None else ""
+    return f"{gone['at']:.2f} s: {gone['detail']}, with {_count(gone['messages'], 'message')}{held}"
 
 
 def show_compared(several: Mapping[str, Any]) -> None:
@@ -127,6 +134,11 @@ def show_compared(several: Mapping[str, Any]) -> None:
             table.add_row(Text(title, "bold underline"))
         for name, values in rows.items():
             texts = [v[:16] if name in ("digest", "commit") and v else _value(v) for v in values]
+            if name == "dirty":
+                name, texts = (
+                    "its files",
+                    ["–" if v is None else "with changes" if v else "as committed" for v in values],
+                )
             table.add_row(_text(name), *map(_text, texts))
     console.print(table)
     digests = set(several["came_to"]["digest"])
@@ -250,7 +262,20 @@ def _table(*columns: str, header: bool = True) -> Table:
 
 def _console() -> Console:
     out = sys.stdout.isatty()
-    return Console(width=None if out else 1000, soft_wrap=not out, highlight=False, markup=False, emoji=False)
+    return Console(
+        file=None if out else _Trimmed(), width=None if out else 1000, soft_wrap=not out, highlight=False,
+        markup=False, emoji=False,
+    )  # fmt: skip
+
+
+class _Trimmed(io.StringIO):
+    """Standard output where it is no terminal: the cells of a table are filled with blanks, also in its last column."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(re.sub(r" +$", "", text, flags=re.MULTILINE))
+
+    def flush(self) -> None:
+        sys.stdout.flush()
 
 
 def _state(status: str) -> Text:
@@ -274,17 +299,34 @@ def _when(iso: str) -> str:
     return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def _metrics(last: Mapping[str, Any]) -> str:
-    names = [name for name in last if name != "round"]
-    texts = [f"round {last['round']}"] if "round" in last else []
-    texts += [f"{name} {_value(last[name])}" for name in names[:METRICS]]
-    return "  ".join(texts) + ("  …" if len(names) > METRICS else "")
+def _metrics(last: Mapping[str, Any], room: int) -> Text:
+    """The round and the metrics, as far as they fit into so many cells; of one that does not, how it begins."""
+    metrics = [f"{name} {_value(value)}" for name, value in last.items() if name != "round"]
+    rounds = [f"round {last['round']}"] if "round" in last else []
+    more = ["…"] * (len(metrics) > METRICS)
+    del metrics[METRICS:]
+    while (shown := _text("  ".join([*rounds, *metrics, *more]))).cell_len > room:
+        if len(metrics) > 1:
+            metrics.pop()
+            more = ["…"]
+        elif rounds:
+            rounds = []
+        elif more:
+            more = []
+        else:
+            shown.truncate(room, overflow="ellipsis")
+            break
+    return shown
 
 
 def _value(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def _seconds(seconds: float) -> str:

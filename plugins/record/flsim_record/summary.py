@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from flsim.message import ErrorCode
@@ -17,16 +18,21 @@ FAILURES = 20
 
 
 def finite(value: Any) -> Any:
-    """``value`` with None for each infinity and what is no number, since JSON has neither."""
+    """``value`` with "nan", "inf" and "-inf" for what JSON has no number for, as run.json has them."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def overview(kept: Kept) -> dict[str, Any]:
     """What a list of runs says of one."""
+    with kept.at_once():
+        return _overview(kept)
+
+
+def _overview(kept: Kept) -> dict[str, Any]:
     about = kept.about
     result = about.get("result", {})
     return {
@@ -54,6 +60,11 @@ def last(kept: Kept) -> dict[str, Any]:
 
 def summary(kept: Kept) -> dict[str, Any]:
     """All that is shown of one run."""
+    with kept.at_once():
+        return _summary(kept)
+
+
+def _summary(kept: Kept) -> dict[str, Any]:
     about = kept.about
     return {
         **overview(kept),
@@ -68,8 +79,11 @@ def summary(kept: Kept) -> dict[str, Any]:
         "slowest_nodes": slowest_nodes(kept),
         "workers": workers(kept),
         "lost": [
-            {"at": at, "cause": cause, "detail": detail, "messages": n}
-            for at, cause, detail, n in kept.rows("SELECT at, cause, detail, messages FROM lost ORDER BY at")
+            {"at": at, "cause": cause, "detail": detail, "messages": n, "had_it_for": seconds}
+            for at, cause, detail, n, seconds in kept.rows(
+                "SELECT at, cause, detail, lost.messages, at - pulled"
+                " FROM lost LEFT JOIN leases USING (lease) ORDER BY at"
+            )
         ],
         "notes": [text for (text,) in kept.rows("SELECT text FROM notes ORDER BY at")],
     }
@@ -86,13 +100,22 @@ def metrics(kept: Kept) -> dict[str, dict[str, Any]]:
     rows = kept.rows("SELECT name, number, text FROM metrics WHERE node IS NULL ORDER BY report")
     found: dict[str, dict[str, Any]] = {}
     for name, number, text in rows:
+        if text is None and number is None:  # as SQLite keeps it
+            number = math.nan
         value = number if text is None else text
         entry = found.setdefault(name, {"first": value, "last": value, "least": number, "greatest": number})
         entry["last"] = value
         if number is not None:
-            entry["least"] = number if entry["least"] is None else min(entry["least"], number)
-            entry["greatest"] = number if entry["greatest"] is None else max(entry["greatest"], number)
+            entry["least"] = _better(min, entry["least"], number)
+            entry["greatest"] = _better(max, entry["greatest"], number)
     return found
+
+
+def _better(of: Callable[[float, float], float], one: float | None, other: float) -> float:
+    """One of two numbers; what is no number is none of them, where the other one is."""
+    if one is None or math.isnan(one):
+        return other
+    return one if math.isnan(other) else of(one, other)
 
 
 def failures(kept: Kept) -> list[dict[str, Any]]:
@@ -110,10 +133,12 @@ def failures(kept: Kept) -> list[dict[str, Any]]:
 
 
 def slowest_nodes(kept: Kept) -> list[dict[str, Any]]:
-    """Those whose ClientApp took longest for a message, in the mean."""
+    """Those whose ClientApp took longest for a message, in the mean: for one that cost its worker, until that was
+    lost."""
     rows = kept.rows(
-        "SELECT node, count(*), avg(execute), max(execute) FROM answers WHERE lease IS NOT NULL GROUP BY node"
-        " ORDER BY 3 DESC, 1 LIMIT ?",
+        "SELECT node, count(*), avg(took), max(took) FROM (SELECT node, coalesce(execute,"
+        " (SELECT returned - pulled FROM leases WHERE leases.lease = answers.lease)) AS took FROM answers)"
+        " WHERE took IS NOT NULL GROUP BY node ORDER BY 3 DESC, 1 LIMIT ?",
         SLOWEST,
     )
     return [{"node": node, "messages": n, "mean": mean, "longest": longest} for node, n, mean, longest in rows]
@@ -142,7 +167,8 @@ def compared(runs: list[Kept]) -> dict[str, Any]:
         {
             "status": o["status"], "app": o["app"], "seconds": o["seconds"],
             "messages_per_second": kept.about.get("result", {}).get("messages_per_second"),
-            "commit": (kept.about.get("git") or {}).get("commit"), "digest": o["digest"] or None,
+            **{key: (kept.about.get("git") or {}).get(key) for key in ("commit", "dirty")},
+            "digest": o["digest"] or None,
         }
         for o, kept in zip(overviews, runs, strict=True)
     ]  # fmt: skip

@@ -53,23 +53,39 @@ def modules() -> dict[str, str]:
     return {n: v for n, v in sorted(loaded.items()) if isinstance(v, str) and n not in sys.stdlib_module_names}
 
 
-def commit(path: Path | None) -> dict[str, Any] | None:
-    """The commit of the repository that the app at ``path`` is in, and whether its files differ from it; None where
-    it is in none, or git cannot tell."""
+def commit(path: Path | None, runs_dir: Path | None = None) -> dict[str, Any] | None:
+    """The commit of the repository that the app at ``path`` is in, and whether its files differ from it, or are not in
+    it; None where it is in none, or git cannot tell. What is in ``runs_dir`` is none of its files."""
     if path is None:
         return None
     folder = path if path.is_dir() else path.parent
-    command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no", "--", str(path)]
+    told = _git(folder, "status", "--porcelain=v2", "--branch", "--", str(path), *_not_its_own(folder, runs_dir))
+    tracked = _git(folder, "ls-files", "--", str(path))  # of an app that is ignored, the status says nothing
+    if told is None or tracked is None:
+        return None
+    heads = dict(re.findall(r"^# branch\.(\S+) (.*)$", told, re.MULTILINE))
+    if heads.get("oid", "(initial)") == "(initial)":
+        return None
+    dirty = not tracked or any(not line.startswith("#") for line in told.splitlines())
+    return {"commit": heads["oid"], "branch": heads.get("head"), "dirty": dirty}
+
+
+def _not_its_own(folder: Path, runs_dir: Path | None) -> list[str]:
+    """What makes git pass over files that runs leave in the folder of their app."""
+    excluded = [":(exclude)*__pycache__*"]
+    if runs_dir is not None and runs_dir != folder and runs_dir.is_relative_to(folder):
+        excluded.append(f":(exclude,literal){runs_dir.relative_to(folder)}")
+    return excluded
+
+
+def _git(folder: Path, *args: str) -> str | None:
+    """What git says; None where it cannot."""
     try:
         # Without locks, so that nothing is written to the repository.
         done = subprocess.run(
-            command, cwd=folder, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"}, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=GIT_SECONDS, check=False,
+            ["git", *args], cwd=folder, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"}, stdin=subprocess.DEVNULL,
+            capture_output=True, encoding="utf-8", errors="backslashreplace", timeout=GIT_SECONDS, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
-    heads = dict(re.findall(r"^# branch\.(\S+) (.*)$", done.stdout, re.MULTILINE))
-    if done.returncode or heads.get("oid", "(initial)") == "(initial)":
-        return None
-    dirty = any(not line.startswith("#") for line in done.stdout.splitlines())
-    return {"commit": heads["oid"], "branch": heads.get("head"), "dirty": dirty}
+    return None if done.returncode else done.stdout

@@ -10,11 +10,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flsim.events import PLAIN, Announced, Event, LostWorker, Pulled, Reported, Returned, RunStarted
+from flsim.events import PLAIN, Announced, Event, LostWorker, Pulled, Reported, Returned, ServerAppCalled
+from flsim_record.folder import decimal
 from flsim_record.packed import COLUMNS, insert, packed, unpack
 from flsim_record.schema import create, finish
 
 if TYPE_CHECKING:
+    from flsim.fleet import Scalar
     from flsim.heart import Entry
     from flsim.message import Error
     from flsim.wire import Outcome
@@ -36,7 +38,7 @@ class Tables:
 
     Args:
         file: of the database, which is made when something is written first.
-        rows: of how many messages a row is kept, at most.
+        rows: of how many messages a row is kept, at most, and so many values of metrics of single nodes.
     """
 
     def __init__(self, file: Path, rows: int) -> None:
@@ -44,6 +46,7 @@ class Tables:
         self._database: sqlite3.Connection | None = None
         self._left = rows
         self._failed_left = rows // FAILED_MORE
+        self._values_left = rows
         self._begun: float | None = None
         self._written = time.monotonic()
         self._plain = array("d")
@@ -79,7 +82,7 @@ class Tables:
                 self._report(event)
             case Announced():
                 self._notes.append((self._time(event.at), event.text))
-            case RunStarted():
+            case ServerAppCalled():
                 self._begun = event.at
                 self._start = [(event.at,)]
 
@@ -96,7 +99,7 @@ class Tables:
         try:
             self._insert(database)
             database.execute("COMMIT")
-        except (OSError, sqlite3.Error):
+        except BaseException:
             database.rollback()
             raise
         del self._plain[:]
@@ -109,7 +112,7 @@ class Tables:
         self.write()
         rows = packed(self._file)
         if self._database is not None and rows.exists():
-            unpack(self._database, rows)
+            unpack(self._database, rows, doubted=False)
             rows.unlink()
         self.abandon()
 
@@ -173,9 +176,10 @@ class Tables:
             begun = self._begun or 0.0
             clocks = (None, None, None) if outcome is None else (outcome.decode, outcome.execute, outcome.encode)
             back = 0 if outcome is None else outcome.reply.nbytes
+            lease = event.lost if event.lease is None else event.lease
             code, reason = (None, None) if error is None else (int(error.code), error.reason)
             self._others.append((
-                entry.id, entry.node, event.lease, entry.pushed, *clocks, entry.payload.blob.nbytes,
+                entry.id, entry.node, lease, entry.pushed, *clocks, entry.payload.blob.nbytes,
                 back, entry.attempts, entry.type, event.at - begun, code, reason,
             ))  # fmt: skip
 
@@ -187,20 +191,29 @@ class Tables:
 
     def _report(self, event: Reported) -> None:
         at = self._time(event.at)
+        values: list[tuple[str, Scalar | None]] = list(event.metrics.items()) or [("", None)]
+        if event.node is not None:
+            if self._values_left <= 0:
+                return
+            if len(values) >= self._values_left:
+                self._notes.append((at, "record_rows is reached: no more metrics of single nodes are kept"))
+            values = values[: self._values_left]
+            self._values_left -= len(values)
         self._reports += [
-            (self._reported, at, event.round, event.node, name, type(value).__name__, _column(value))
-            for name, value in event.metrics.items()
+            (self._reported, at, event.round, event.node, name, *_column(value)) for name, value in values
         ]
-        if not event.metrics:
-            self._reports.append((self._reported, at, event.round, event.node, "", "", None))
         self._reported += 1
 
 
-def _column(value: bool | int | float | str) -> Any:
-    """A metric as SQLite has it: it has no integers beyond 64 bits, and keeps what is no number as NULL."""
+def _column(value: Scalar | None) -> tuple[str, Any]:
+    """The type of a metric, and its value as SQLite has it: it has no integers beyond 64 bits, and keeps what is no
+    number as NULL. Of a report without any, both are empty."""
+    if value is None:
+        return "", None
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return str(value)
-    return None if isinstance(value, float) and math.isnan(value) else value
+        text = decimal(value)
+        return ("str", hex(value)) if text is None else ("int", text)
+    return type(value).__name__, None if isinstance(value, float) and math.isnan(value) else value
 
 
 def metric_of(type_: str, value: Any) -> bool | int | float | str:
