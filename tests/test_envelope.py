@@ -20,6 +20,10 @@ from flsim.envelope import (
     describe,
     traceback_of,
 )
+from flsim.payload import Frames
+from flsim.testing.wrongs import Undecodable
+from flsim.wire import NOT_READ, unpack_reply
+from flsim.worker import run_lease
 
 WORDS = "\x1b[2J\x1b]0;title\x07\x9b31m‮\nFAKE LOG\r"
 
@@ -142,3 +146,9 @@ def test_a_stream_that_is_kept_is_stdout_in_another_process() -> None:
     with around_import():
         kept = pickle.dumps(sys.stdout)
     assert pickle.loads(kept) is sys.stdout
+
+
+def test_a_lease_that_exits_when_it_is_read_comes_back_as_not_read() -> None:
+    answer = unpack_reply(run_lease(Frames(pickle.dumps(Undecodable()), [])))
+    assert answer.status == NOT_READ
+    assert "SystemExit: this cannot be decoded" in answer.what
