@@ -319,7 +319,7 @@ MUTANTS = (
         LINK,
         "    except BaseException as e:  # unpickling runs the app's code",
         "    except Exception as e:  # unpickling runs the app's code",
-        (clause("13-what_goes_wrong_in_a_clientapp_is_the_error_of_its_message_alone", "serial"),),
+        ("tests/test_payload.py::test_a_reply_whose_decoding_exits_is_an_error",),
     ),
     Mutant(
         "Content that exits when it is encoded leaves a push so",
