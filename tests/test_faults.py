@@ -200,6 +200,30 @@ def test_a_client_that_floods_its_output_is_cut_and_has_no_power_over_the_termin
     assert not [c for c in output if not (c.isprintable() or c in "\n")]
 
 
+def test_a_client_whose_children_flood_their_output_is_cut_and_has_no_power_over_the_terminal(tmp_path: Path) -> None:
+    """Of four nodes each has a child that writes 50 MB, and another one that outlives it with its output in hand."""
+    skip_without("loky")
+    app = write_app(
+        tmp_path / "app",
+        """
+        import subprocess, sys
+
+        FLOOD = r"import os; [os.write(1, b'\\x1b[2J' + b'x' * 999_995 + b'\\n') for i in range(50)]"
+
+        @app.train()
+        def train(msg, context):
+            subprocess.run([sys.executable, "-c", FLOOD], check=True)
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            return Message(RecordDict(), reply_to=msg)
+        """,
+    )
+    output, _ = start(app, "--backend", "loky").communicate(timeout=60)
+    assert "answered 4" in output
+    assert "�[2Jxxx" in output
+    assert len(output) < 1_000_000
+    assert not [c for c in output if not (c.isprintable() or c in "\n")]
+
+
 def test_the_driver_does_not_grow_with_the_replies_that_a_stream_has_given() -> None:
     script = """
 import resource, flsim

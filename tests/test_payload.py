@@ -27,11 +27,12 @@ from flsim.envelope import Generators
 from flsim.errors import BackendBroken, Cause, WorkerLost
 from flsim.events import Observers
 from flsim.fleet import Fleet
-from flsim.linkstate import LinkState
+from flsim.linkstate import LinkState, _reply
 from flsim.payload import EMPTY, Blob, Encoder, Piece, Share, Shared, blob_of, copies, copies_but_last
 from flsim.pickling import INLINE, decode, encode, unencodable
 from flsim.resources import Place
-from flsim.wire import Packed, Terms, pack_lease
+from flsim.testing.wrongs import Undecodable
+from flsim.wire import Outcome, Packed, Terms, pack_lease
 
 LARGE = INLINE // 8
 """Elements of a float64 array that travels in a buffer of its own; one less is in the pickle."""
@@ -416,3 +417,11 @@ def test_the_key_that_cannot_be_encoded_is_named_with_its_type_and_the_error() -
 
 def test_content_without_keys_that_cannot_be_encoded_is_named_by_its_type() -> None:
     assert unencodable(Unwilling(), RuntimeError("not me")) == "Unwilling cannot be encoded: RuntimeError: not me"
+
+
+def test_a_reply_whose_decoding_exits_is_an_error() -> None:
+    blob = blob_of(Undecodable())
+    content, error = _reply(Outcome(1, None, blob, None, "", 0.0, 0.0, 0.0, 0.0, "", 0))
+    assert content is None
+    assert error is not None
+    assert (error.code, error.reason) == (ErrorCode.REPLY_UNDECODABLE, "SystemExit: this cannot be decoded")

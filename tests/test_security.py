@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -174,6 +175,66 @@ def test_no_text_of_a_client_has_power_over_the_terminal(tmp_path: Path, backend
             assert text in shown
     if form == ("--json",):
         assert json.loads(done.stdout)["metrics"][0]["text"] == "metric" + MOVING
+
+
+BY_ITSELF = (
+    f"MOVING = {MOVING!r}"
+    + """
+import logging, os, subprocess, sys, threading
+from flsim import ClientApp, Message, RecordDict, ServerApp
+
+logging.basicConfig(format="%(message)s")
+client, server = ClientApp(), ServerApp()
+
+def in_a_thread(text):
+    thread = threading.Thread(target=print, args=(text,))
+    thread.start()
+    thread.join()
+
+WAYS = {
+    "buffer": lambda text: sys.stdout.buffer.write(text.encode()),
+    "logger": logging.warning,
+    "thread": in_a_thread,
+    "interpreter": lambda text: sys.__stdout__.write(text),
+    "child": lambda text: subprocess.run([sys.executable, "-c", "import sys; print(sys.argv[1])", text]),
+    "descriptor": lambda text: os.write(2, text.encode()),
+}
+
+@client.query()
+def answer(msg, context):
+    name, way = list(WAYS.items())[context.node_id - 2]
+    way("by " + name + MOVING + chr(10))
+    return Message(RecordDict(), reply_to=msg)
+
+@server.main()
+def main(grid, context):
+    replies = grid.send_and_receive(Message(RecordDict(), n, "query") for n in grid.get_node_ids())
+    assert all(r.has_content() for r in replies), [r.error for r in replies if r.has_error()]
+    logging.warning("the server logs")
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("backend", "nodes"),
+    [("serial", {"buffer": 2, "logger": 3}), ("loky", {"buffer": 2, "logger": 3, "thread": 4, "interpreter": 5})],
+)
+def test_what_a_client_does_not_just_print_has_no_power_over_the_terminal_either(
+    tmp_path: Path, backend: str, nodes: dict[str, int]
+) -> None:
+    """Of its nodes the others write past Python, which on loky is their workers' output."""
+    skip_without(backend)
+    ways = 6 if backend == "loky" else len(nodes)
+    app = write_app(tmp_path, TABLE.replace("nodes = 3", f"nodes = {ways}"), app=BY_ITSELF)
+    done = flsim("run", app, "--backend", backend)
+    assert done.returncode == 0, done.stderr
+    assert not {c for c in done.stdout + done.stderr if not (c.isprintable() or c == "\n")}
+    for way, node in nodes.items():
+        assert f"node {node} (partition {node - 2}) | by {way}�" in done.stdout
+    if backend == "loky":
+        assert re.search(r"^note: worker \d+ \| by child�", done.stdout, re.MULTILINE)
+        assert re.search(r"^note: worker \d+ \| by descriptor�", done.stdout, re.MULTILINE)
+    assert done.stderr == "the server logs\n"
 
 
 def test_no_text_of_an_app_that_cannot_be_loaded_has_power_over_the_terminal(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from flsim.apps import ClientApp, ServerApp
-from flsim.envelope import traceback_of
+from flsim.envelope import around_import, traceback_of
 from flsim.errors import AppLoadError, ConfigError
 from flsim.folder import HeldFolder
 
@@ -146,7 +146,7 @@ class _Imported:
 
 def import_module(reference: Reference) -> ModuleType:
     """Import the module of ``reference`` from its folder. Raises AppLoadError with the app's own traceback."""
-    with _Imported.turn:
+    with _Imported.turn, around_import():
         return _import(reference)
 
 

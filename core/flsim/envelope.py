@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import random
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 from flsim import open_files
 
@@ -123,55 +125,193 @@ class _Threads:
         return cast("contextlib.AbstractContextManager[Any]", self._controller.limit(limits=threads))
 
 
+class _Printed:
+    """What a message at work has printed: at most :data:`PRINTED_LIMIT` characters of it."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._left = PRINTED_LIMIT
+        self._decoders: dict[str, codecs.IncrementalDecoder] = {}
+
+    def add(self, text: str) -> None:
+        """Keep this, as far as there is room."""
+        if self._left > 0 and text:
+            self._parts.append(text[: self._left])
+        self._left -= len(text)
+
+    def add_bytes(self, stream: str, data: memoryview) -> None:
+        """Keep this as the text that it is in UTF-8. A character may come in two parts."""
+        if self._left <= 0:
+            self._left -= data.nbytes
+            return
+        if stream not in self._decoders:
+            self._decoders[stream] = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.add(self._decoders[stream].decode(bytes(data)))
+
+    def take(self) -> str:
+        """What there is; the next message begins anew."""
+        if not self._parts and not self._decoders:
+            return ""
+        while self._decoders:
+            self.add(self._decoders.popitem()[1].decode(b"", True))
+        count = len(self._parts)  # another thread may be printing
+        text = "".join(self._parts[:count])
+        del self._parts[:count]
+        cut, self._left = self._left < 0, PRINTED_LIMIT
+        return text[:PRINTED_LIMIT] + "… (cut)\n" if cut else text
+
+
 class _Tee:
-    """Stands for ``sys.stdout`` or ``sys.stderr``: keeps what a thread that answers a message prints, and
-    passes on what any other prints."""
+    """Stands for ``sys.stdout`` or ``sys.stderr``: keeps what is printed for a message, and passes on all else.
+
+    An app may keep it, as a logging handler does, so that it also has to work where it is in nobody's place any more.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._through: TextIO = getattr(sys, name)
-        self._printed: dict[int, list[str]] = {}
-        self._left: dict[int, int] = {}
+        self._through: Any = getattr(sys, name)
+        self._before: Any = None
+        self._original: Any = None
+        self._above: Any = None
+        """What took our place while we had it: it may well write to us, so nothing is passed on to it."""
+        self._uses = 0
+        self._of_thread: dict[int, _Printed] = {}
+        self._of_all: _Printed | None = None
+        self._bytes = _Bytes(self, name)
+
+    # ---- as a stream
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        thread = threading.get_ident()
-        printed = self._printed.get(thread)
+        printed = self.printed()
         if printed is None:
-            return self._through.write(text)
-        left = self._left[thread]
-        if left > 0:
-            printed.append(text[:left])
-            self._left[thread] = left - len(text)
+            through = self.through()
+            return len(text) if through is None else cast("int", through.write(text))
+        printed.add(text)
         return len(text)
 
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
     def flush(self) -> None:
-        if threading.get_ident() not in self._printed:
-            self._through.flush()
+        if self.printed() is None and (through := self.through()) is not None:
+            through.flush()
 
     def isatty(self) -> bool:
-        return threading.get_ident() not in self._printed and self._through.isatty()
+        through = self.through()
+        return self.printed() is None and through is not None and through.isatty()
+
+    @property
+    def buffer(self) -> _Bytes:
+        if self.printed() is None:
+            self.through().buffer  # noqa: B018  # a stream that has none, as a StringIO, has none through us
+        return self._bytes
+
+    def detach(self) -> _Bytes:
+        """As of a TextIOWrapper, which whoever wants another encoding takes apart; others go on with it here."""
+        return self.buffer
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._through, name)
+        return getattr(self.through(), name)
 
-    def begin(self, printed: list[str]) -> None:
-        current = getattr(sys, self._name)
-        if current is not self:
-            self._through = current
-            setattr(sys, self._name, self)
-        self._printed[threading.get_ident()] = printed
-        self.reset()
+    def __reduce__(self) -> Any:
+        return _stream, (self._name,)  # elsewhere it is the stream of that process
 
-    def reset(self) -> None:
-        self._left[threading.get_ident()] = PRINTED_LIMIT
+    # ---- around a lease, or an import
 
-    def end(self) -> None:
-        thread = threading.get_ident()
-        del self._printed[thread], self._left[thread]
-        if not self._printed and getattr(sys, self._name) is self:
-            setattr(sys, self._name, self._through)
+    def printed(self) -> _Printed | None:
+        """Where what this thread prints belongs; None: it is passed on."""
+        return self._of_all or self._of_thread.get(threading.get_ident())
+
+    def through(self) -> Any:
+        """What is passed on to: what has our place now, where that is not made of us."""
+        if not self._uses:
+            now = getattr(sys, self._name)
+            if now is not self and now is not self._above:
+                return now
+        return self._through
+
+    def begin(self, printed: _Printed | None, *, alone: bool = False) -> None:
+        """Take the stream's place.
+
+        Args:
+            printed: gets what this thread prints; None: that is passed on, too.
+            alone: whether it gets what any thread prints, also by ``sys.__stdout__`` or ``sys.__stderr__``.
+        """
+        with _changing:
+            self._uses += 1
+            now = getattr(sys, self._name)
+            if now is not self:
+                self._before = now
+                if now is not self._above:
+                    self._through = now
+                setattr(sys, self._name, self)
+            if printed is None:
+                return
+            self._of_thread[threading.get_ident()] = printed
+            if alone:
+                self._of_all = printed
+                self._original = getattr(sys, f"__{self._name}__")
+                setattr(sys, f"__{self._name}__", self)
+
+    def end(self, printed: _Printed | None, *, alone: bool = False) -> None:
+        """Give it back, unless others still need it."""
+        with _changing:
+            self._uses -= 1
+            if printed is not None:
+                del self._of_thread[threading.get_ident()]
+            if alone:
+                self._of_all = None
+                if getattr(sys, f"__{self._name}__") is self:
+                    setattr(sys, f"__{self._name}__", self._original)
+            now = getattr(sys, self._name)
+            if now is not self:
+                self._above = now
+            elif not self._uses:
+                setattr(sys, self._name, self._before)
+
+
+def _stream(name: str) -> Any:
+    return getattr(sys, name)
+
+
+class _Bytes(io.BufferedIOBase):
+    """The ``buffer`` of a :class:`_Tee`."""
+
+    def __init__(self, tee: _Tee, name: str) -> None:
+        self._tee = tee
+        self._name = name
+
+    def write(self, data: Any) -> int:
+        printed = self._tee.printed()
+        if printed is None:
+            return cast("int", self._tee.through().buffer.write(data))
+        view = memoryview(data)
+        printed.add_bytes(self._name, view)
+        return view.nbytes
+
+    def flush(self) -> None:
+        self._tee.flush()
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self._tee.isatty()
+
+    def fileno(self) -> int:
+        return cast("int", self._tee.fileno())
+
+    def close(self) -> None:
+        """It is the process's, of which a TextIOWrapper that is made of it, and goes, knows nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tee.through().buffer, name)
+
+
+_changing = threading.Lock()  # where leases share a process, its streams are the same
 
 
 # One of each per process, since sys.stdout and the thread pools are: loggers that an app makes keep the _Tee.
@@ -184,36 +324,50 @@ def limited_threads(threads: int) -> contextlib.AbstractContextManager[Any]:
     return _THREADS.limit(threads)
 
 
+def _tees() -> list[_Tee]:
+    with _changing:
+        if not _TEES:
+            _TEES.extend((_Tee("stdout"), _Tee("stderr")))
+    return _TEES
+
+
 @contextlib.contextmanager
-def around_lease(threads: int, *, restore: bool) -> Iterator[Callable[[], str]]:
+def around_import() -> Iterator[None]:
+    """While an app is imported: what it keeps of ``sys.stdout`` and ``sys.stderr``, as a logging handler does, is what
+    will catch what its messages print. Until then all passes through."""
+    with contextlib.ExitStack() as stack:
+        for tee in _tees():
+            tee.begin(None)
+            stack.callback(tee.end, None)
+        yield
+
+
+@contextlib.contextmanager
+def around_lease(threads: int, *, restore: bool, alone: bool = False) -> Iterator[Callable[[], str]]:
     """Limit threads, restore the global generators afterwards where asked to, keep some files from the app, and catch
     what is printed.
 
+    Args:
+        alone: whether the process is the lease's own. Then what any of its threads prints is the message's that is at
+            work; otherwise that of this thread alone.
+
     Yields a function that returns what was printed since it was last called.
     """
-    if not _TEES:
-        _TEES.extend((_Tee("stdout"), _Tee("stderr")))
-    printed: list[str] = []
+    printed = _Printed()
 
     with contextlib.ExitStack() as stack:
         if restore:
             stack.enter_context(kept_globals())
         stack.enter_context(_THREADS.limit(threads))
-        for tee in _TEES:
-            tee.begin(printed)
-            stack.callback(tee.end)
+        for tee in _tees():
+            tee.begin(printed, alone=alone)
+            stack.callback(tee.end, printed, alone=alone)
         stack.enter_context(open_files.kept_back())
 
         def take() -> str:
             if _THREADS.stale():  # the last message has imported something
                 with open_files.given_back():
                     stack.enter_context(_THREADS.limit(threads))
-            if not printed:
-                return ""
-            text = "".join(printed)
-            printed.clear()
-            for tee in _TEES:
-                tee.reset()
-            return text if len(text) < PRINTED_LIMIT else text[:PRINTED_LIMIT] + "… (cut)\n"
+            return printed.take()
 
         yield take

@@ -18,7 +18,7 @@ from typing import Any
 
 from flsim.apps import Scalar
 from flsim.code import Reference, import_reference
-from flsim.envelope import traceback_of
+from flsim.envelope import around_import, traceback_of
 from flsim.errors import AppLoadError
 from flsim.pickling import Buffer
 from flsim.resources import Resources
@@ -86,7 +86,8 @@ def prepare(job: Buffer) -> Job:
     if known is not None:
         return known
     try:
-        made: Job = pickle.loads(job)
+        with around_import():
+            made: Job = pickle.loads(job)
     except BaseException as e:  # a ClientApp that is in it imports what it needs
         raise AppLoadError(traceback_of(e)) from e
     _jobs[digest] = loaded(made)

@@ -236,7 +236,8 @@ class LinkState:
         for message in messages:
             try:
                 encoder.add(message.content)
-            except Exception as e:  # whatever the pickling of the user's objects raises
+            except (Exception, SystemExit, GeneratorExit) as e:  # what the pickling of the user's objects raises; and
+                # nothing else: Ctrl-C and SIGTERM come here, too, and are no fault of the content.
                 to = message.metadata.dst_node_id
                 raise EncodeError(f"message to node {to}: {unencodable(message.content, e)}") from e
         return encoder.finish(self.share)

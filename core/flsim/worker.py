@@ -209,7 +209,8 @@ def run_lease(frames: Frames, keep: Keep = copies) -> Frames:
     if terms.folder and not kind.memory:  # what is kept would count as held, where that is limited
         keep_freed_memory()
     noted = contextlib.nullcontext() if box is None or kind.memory else _noted(box)
-    with around_lease(kind.resources.threads, restore=restore) as printed, refused_in_workers(), noted:
+    caught = around_lease(kind.resources.threads, restore=restore, alone=bool(terms.folder))
+    with caught as printed, refused_in_workers(), noted:
         for message in messages:
             kept = partial(kept_in, out, keep, message is messages[-1])
             if box is None:

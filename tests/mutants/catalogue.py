@@ -296,6 +296,41 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "A message whose decoding exits ends its lease",
+        WORKER,
+        "    except BaseException as e:\n        return failed(ErrorCode.MESSAGE_UNDECODABLE",
+        "    except Exception as e:\n        return failed(ErrorCode.MESSAGE_UNDECODABLE",
+        (clause("13-what_goes_wrong_in_a_clientapp_is_the_error_of_its_message_alone", "serial"),),
+    ),
+    Mutant(
+        "A reply that exits when it is looked at ends its lease",
+        WORKER,
+        "    except BaseException as e:  # the app may have put anything",
+        "    except Exception as e:  # the app may have put anything",
+        (clause("13-what_goes_wrong_in_a_clientapp_is_the_error_of_its_message_alone", "serial"),),
+    ),
+    Mutant(
+        "A lease that exits when it is read ends its worker",
+        WORKER,
+        "    except BaseException as e:\n        return reply(NOT_READ",
+        "    except Exception as e:\n        return reply(NOT_READ",
+        ("tests/test_envelope.py::test_a_lease_that_exits_when_it_is_read_comes_back_as_not_read",),
+    ),
+    Mutant(
+        "A reply whose decoding exits ends the run",
+        LINK,
+        "    except BaseException as e:  # unpickling runs the app's code",
+        "    except Exception as e:  # unpickling runs the app's code",
+        ("tests/test_payload.py::test_a_reply_whose_decoding_exits_is_an_error",),
+    ),
+    Mutant(
+        "Content that exits when it is encoded leaves a push so",
+        LINK,
+        "            except (Exception, SystemExit, GeneratorExit) as e:",
+        "            except Exception as e:",
+        (clause("13-what_goes_wrong_in_a_clientapp_is_the_error_of_its_message_alone", "serial"),),
+    ),
+    Mutant(
         "The seed of a message is the node's, without its count",
         WORKER,
         "state, job.run_config, (job.seed, (node, k)))\n",
@@ -315,6 +350,24 @@ MUTANTS = (
         "PRINTED_LIMIT = 64 * 1024\n",
         "PRINTED_LIMIT = 64 * 1024**2\n",
         (clause("9-a_worker_may_print_a_megabyte", "serial"),),
+    ),
+    Mutant(
+        "What another thread prints passes by",
+        ENVELOPE,
+        "        return self._of_all or self._of_thread.get(threading.get_ident())\n",
+        "        return self._of_thread.get(threading.get_ident())\n",
+        (
+            "tests/test_envelope.py::"
+            "test_what_another_thread_prints_is_the_messages_where_the_process_is_its_lease[True]",
+            clause("9-what_a_worker_writes_reaches_no_terminal_but_by_the_engine", "loky"),
+        ),
+    ),
+    Mutant(
+        "What a worker writes past Python goes where the driver's output goes",
+        f"{LOKY}/output.py",
+        "        os.dup2(writing.fileno(), fd)\n",
+        "",
+        (clause("9-what_a_worker_writes_reaches_no_terminal_but_by_the_engine", "loky"),),
     ),
     Mutant(
         "The text of an error moves the terminal",

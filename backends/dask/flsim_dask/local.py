@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flsim.envelope import clean
 from flsim.errors import BackendBroken
 from flsim_dask.launcher import READY, Launch, end_session
 
@@ -85,7 +86,7 @@ class LocalCluster:
         """What its processes printed last."""
         lines = self._printed.decode(errors="replace").splitlines()
         text = "\n".join(line for line in lines if not line.startswith(READY)).strip()
-        return f"it printed\n{text}" if text else "it printed nothing"
+        return f"it printed\n{clean(text, TAIL)}" if text else "it printed nothing"
 
     def stop(self) -> None:
         """Kill all its processes, and wait until they are gone."""

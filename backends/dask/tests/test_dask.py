@@ -508,10 +508,10 @@ def test_a_local_cluster_that_does_not_start_says_what_it_printed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho no snakes here\n")
+    python.write_text("#!/bin/sh\nprintf 'no \\033[2Jsnakes here'\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    with LOCAL.desk() as desk, pytest.raises(BackendBroken, match="did not start: it printed\nno snakes here"):
+    with LOCAL.desk() as desk, pytest.raises(BackendBroken, match=r"did not start: it printed\nno �\[2Jsnakes here"):
         desk.start()
 
 

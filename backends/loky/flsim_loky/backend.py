@@ -28,6 +28,7 @@ from flsim.payload import Frames, Shared
 from flsim.resources import Place, Resources, slots
 from flsim.segments import Exchange, Location, Memory, Part, Replies, arrived
 from flsim.worker import run_lease
+from flsim_loky.output import Outputs, write_to
 
 SLOTS_PER_CPU = 16
 """More leases at once than this, per cpu, are refused, however little each needs."""
@@ -41,6 +42,7 @@ class LokyBackend(Backend):
         self._place = Place("this host", resources, leases=SLOTS_PER_CPU * math.ceil(resources.cpus))
         self._run: RunInfo | None = None
         self._memory: Memory | None = None
+        self._outputs: Outputs | None = None
         self._devices = options.devices()
         self._idle: list[_Slot] = []
         self._slots: set[_Slot] = set()
@@ -50,6 +52,7 @@ class LokyBackend(Backend):
         self._memory = Memory(run.folder)
         # Each worker holds the reading end. The writing end is the driver's alone, so it closes with the driver.
         self._driver_lives, self._driver = multiprocessing.Pipe(duplex=False)
+        self._outputs = Outputs(run.announce)
         _start_trackers()
         # Those that have a gpu are begun when it is known which.
         at_once = max((slots(self._place, need) for need in run.needs if not need.gpus), default=0)
@@ -97,6 +100,8 @@ class LokyBackend(Backend):
         self._idle.clear()
         if self._memory is not None:
             self._memory.close()
+        if self._outputs is not None:
+            self._outputs.stop()
         multiprocessing.active_children()  # this lets go of those that have died, and of their semaphores
         self._driver_lives.close()
         self._driver.close()
@@ -104,8 +109,9 @@ class LokyBackend(Backend):
     def _new_slot(self, devices: tuple[int, ...]) -> _Slot:
         assert self._run is not None
         assert self._memory is not None
+        assert self._outputs is not None
         visible = ",".join(self._devices[i] for i in devices) if self._devices else None
-        slot = _Slot(self._run, self._memory, self._driver_lives, devices, visible)
+        slot = _Slot(self._run, self._memory, self._outputs, self._driver_lives, devices, visible)
         self._slots.add(slot)
         return slot
 
@@ -147,7 +153,13 @@ class _Slot:
     """
 
     def __init__(
-        self, run: RunInfo, memory: Memory, driver_lives: Connection, devices: tuple[int, ...], visible: str | None
+        self,
+        run: RunInfo,
+        memory: Memory,
+        outputs: Outputs,
+        driver_lives: Connection,
+        devices: tuple[int, ...],
+        visible: str | None,
     ) -> None:
         threads = {need.threads for need in run.needs}
         env = dict.fromkeys(_THREAD_VARIABLES, str(min(threads))) if len(threads) == 1 else {}
@@ -156,8 +168,10 @@ class _Slot:
         if visible is not None:
             env["CUDA_VISIBLE_DEVICES"] = visible
         self.devices = devices
-        self.executor = ProcessPoolExecutor(1, initializer=_begin, initargs=(driver_lives,), env=env)
-        self.executor.submit(_load, run.job)
+        self._output, writing = outputs.new()
+        self.executor = ProcessPoolExecutor(1, initializer=_begin, initargs=(driver_lives, writing), env=env)
+        self.executor.submit(_load, run.job)  # which starts the process
+        writing.close()
         self.future: Future[Frames] | None = None
         self._exchange = Exchange(memory)
 
@@ -169,6 +183,7 @@ class _Slot:
             BackendBroken: there is no room for what the lease carries.
         """
         self.future = future
+        self._output.lease()
         parts = self._exchange.out(frames.buffers)
         inner: Future[Any] = self.executor.submit(_run, frames.header, parts, self._exchange.replies)
         return inner
@@ -215,7 +230,8 @@ def _lost(error: BrokenProcessPool) -> WorkerLost:
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
-def _begin(driver_lives: Connection) -> None:
+def _begin(driver_lives: Connection, output: Connection) -> None:
+    write_to(output)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Else it is loky's own, of which a child that a ClientApp spawns knows nothing: each would die as it starts, and a
     # Pool would start them for ever.

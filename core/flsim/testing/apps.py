@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -12,6 +13,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -284,4 +286,31 @@ def threads(msg: Message, context: Context) -> Message:
 def print_(msg: Message, context: Context) -> Message:
     """Print ``characters``."""
     print("x" * int(plan(msg)["characters"]))
+    return reply(msg)
+
+
+_log = logging.Logger("checks")
+_log.addHandler(logging.StreamHandler())  # as logging.basicConfig() does it when an app is imported
+
+
+@client.query("write")
+def write(msg: Message, context: Context) -> Message:
+    """Write ``text``, ``how`` it says."""
+    text = str(plan(msg)["text"]) + "\n"
+    match plan(msg)["how"]:
+        case "thread":
+            thread = threading.Thread(target=print, args=(text,))
+            thread.start()
+            thread.join()
+        case "buffer":
+            sys.stdout.buffer.write(text.encode())
+        case "interpreter's stream":
+            assert sys.__stderr__ is not None
+            sys.__stderr__.write(text)
+        case "logger":
+            _log.warning(text)
+        case "child":
+            subprocess.run([sys.executable, "-c", "import sys; print(sys.argv[1])", text], check=True)
+        case "descriptor":
+            os.write(2, text.encode())
     return reply(msg)

@@ -98,20 +98,27 @@ class Unpicklable:
 
 
 class Undecodable:
-    """Can be encoded, and not be decoded."""
+    """Can be encoded, and ends what decodes it."""
 
     def __reduce__(self) -> Any:
         return _refuse, ()
 
 
 def _refuse() -> None:
-    raise RuntimeError("this cannot be decoded")
+    raise SystemExit("this cannot be decoded")
 
 
 class Exits:
     """Ends what encodes it."""
 
     def __reduce__(self) -> Any:
+        raise SystemExit(3)
+
+
+class _ExitsWhenRead:
+    """Ends what looks into it."""
+
+    def __getattr__(self, name: str) -> Any:
         raise SystemExit(3)
 
 
@@ -122,6 +129,7 @@ RETURNED: dict[str, tuple[ErrorCode, str]] = {
     "instruction": (ErrorCode.REPLY_INVALID, "returned no reply to its message"),
     "reply to another": (ErrorCode.REPLY_INVALID, "returned no reply to its message"),
     "no metadata": (ErrorCode.REPLY_INVALID, "the reply cannot be read"),
+    "metadata that exits": (ErrorCode.REPLY_INVALID, "the reply cannot be read: SystemExit"),
     "group_id that stays here": (ErrorCode.REPLY_INVALID, "of type Unpicklable and float"),
     "error without a code": (ErrorCode.REPLY_INVALID, "an Error whose code"),
     "unpicklable": (ErrorCode.REPLY_UNENCODABLE, "Unpicklable cannot be encoded: TypeError: this stays here"),
@@ -148,6 +156,9 @@ def wrong_return(what: str, msg: Message) -> Any:
             return reply
         case "no metadata":
             del reply.metadata
+            return reply
+        case "metadata that exits":
+            reply.metadata = _ExitsWhenRead()  # type: ignore[assignment]  # which is what this is about
             return reply
         case "group_id that stays here":
             reply.metadata.group_id = Unpicklable()  # type: ignore[assignment]  # which is what this is about

@@ -21,7 +21,7 @@ from flsim.testing.checks.registry import check
 from flsim.testing.checks.tools import temporary_folder
 from flsim.testing.subject import Subject
 from flsim.testing.watch import alive, kill, until
-from flsim.testing.wrongs import RAISED, RETURNED, Undecodable, Unpicklable
+from flsim.testing.wrongs import RAISED, RETURNED, Exits, Undecodable, Unpicklable
 
 LARGEST = 64 * 1024
 """Bytes that an error may have on its way."""
@@ -64,12 +64,13 @@ def _send_wrong(grid: Grid, context: Context) -> None:
     one, *rest = node
     counting = [_asked(one, "draw") for _ in range(30)]
     echoes = [_asked(n, "echo") for n in rest]
-    try:
-        grid.push_messages([_asked(one, "echo"), Message({"leaf": Unpicklable()}, one, "query.echo")])
-    except EncodeError as e:
-        assert "dict['leaf'] (Unpicklable)" in str(e), f"what cannot be sent is not named: {e}"
-    else:
-        raise AssertionError("content that cannot be encoded was pushed")
+    for leaf in (Unpicklable(), Exits()):
+        try:
+            grid.push_messages([_asked(one, "echo"), Message({"leaf": leaf}, one, "query.echo")])
+        except EncodeError as e:
+            assert f"dict['leaf'] ({type(leaf).__name__})" in str(e), f"what cannot be sent is not named: {e}"
+        else:
+            raise AssertionError("content that cannot be encoded was pushed")
 
     replies = iter(grid.send_and_receive([*raising, *returning, cannot_be_read, *counting, *echoes]))
     for how in RAISED:

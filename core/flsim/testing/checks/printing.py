@@ -13,6 +13,7 @@ from flsim.records import ConfigRecord, RecordDict
 from flsim.resources import Resources
 from flsim.testing.apps import client
 from flsim.testing.checks.registry import check
+from flsim.testing.checks.tools import written_by_this_process
 from flsim.testing.subject import Subject
 
 
@@ -24,6 +25,23 @@ def a_worker_may_print_a_megabyte(subject: Subject) -> None:
         answer = desk.answer("print", characters=1_000_000)
         assert answer.error is None
         assert 0 < len(answer.printed) < 100_000, f"{len(answer.printed)} characters of 1,000,000 came back"
+
+
+@check(9, "isolation")
+def what_a_worker_writes_reaches_no_terminal_but_by_the_engine(subject: Subject) -> None:
+    """What another thread prints, a logger that an app makes when it is imported, ``sys.stdout.buffer`` and the
+    interpreter's own streams come back with the message. What a child or ``os.write`` writes does not, and neither
+    does it go to where the driver's own output goes."""
+    with written_by_this_process() as written:
+        with subject.desk() as desk:
+            desk.start()
+            for how in ("thread", "buffer", "interpreter's stream", "logger", "child", "descriptor"):
+                answer = desk.answer("write", how=how, text=f"by {how}\x1b[2J")
+                assert answer.error is None, f"to write by {how} gave {answer.error}"
+                if how not in ("child", "descriptor"):
+                    assert f"by {how}" in answer.printed, f"what is written by {how} does not come back"
+        text = written()
+    assert "\x1b" not in text, f"a worker wrote to the driver's output: {text!r}"
 
 
 @check(9, "memory", "isolation")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,23 @@ def temporary_folder() -> Iterator[Path]:
     """A folder that goes with the check."""
     with tempfile.TemporaryDirectory(prefix="flsim-check-") as folder:
         yield Path(folder)
+
+
+@contextmanager
+def written_by_this_process() -> Iterator[Callable[[], str]]:
+    """Yields a function that says what was written until now to the file descriptors 1 and 2 of this process, and by
+    what it has started."""
+    with tempfile.TemporaryFile() as file, ExitStack() as stack:
+        for fd in (1, 2):
+            before = os.dup(fd)
+            stack.callback(os.close, before)
+            stack.callback(os.dup2, before, fd)
+            os.dup2(file.fileno(), fd)
+
+        def written() -> str:
+            return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
+
+        yield written
 
 
 def lost(desk: Desk, future: Future[Frames]) -> WorkerLost:
