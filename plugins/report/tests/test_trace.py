@@ -6,6 +6,8 @@ import functools
 import gzip
 import http.server
 import json
+import shutil
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +19,9 @@ from typing import Any
 import pytest
 from browser import browser, needs_chromium
 
-from flsim_report.runs import load
+from flsim_report.page import page
+from flsim_report.runs import UNKNOWN, load
+from flsim_report.spans import LOST, OPEN
 from flsim_report.trace import DRIVER, write_trace
 
 
@@ -96,13 +100,42 @@ def test_each_message_and_lease_is_there_once_with_what_is_known_of_it(traces: d
 def test_the_driver_has_its_reports_its_losses_and_its_counters(traces: dict[str, Path]) -> None:
     events = [e for e in checked(traces["loky"]) if e["pid"] == DRIVER]
     reports = [e["args"] for e in events if e["name"] == "report"]
-    assert reports == [{"round": r, "accuracy": r / 4, "loss <b>": pytest.approx(1 / r)} for r in (1, 2, 3, 4)]
+    assert reports == [
+        {"round": r, "accuracy": r / 4, "loss <b>": pytest.approx(1 / r), "note": "x"} for r in (1, 2, 3, 4)
+    ]
+    of_nodes = [e["args"] for e in events if e["name"].startswith("report of node")]
+    assert of_nodes == [{"round": r, "node": n, "share": pytest.approx(r / n)} for r in (1, 2, 3, 4) for n in (2, 5)]
     lost = [e for e in events if e.get("cat") == "lost"]
     assert lost
     assert all(e["name"] == "worker lost: exited" and e["s"] == "g" for e in lost)
     flight = [e["args"]["value"] for e in events if e["name"] == "messages in flight"]
     assert max(flight) == 8
     assert min(flight) == flight[-1] == 0
+
+
+def test_leases_without_an_answer_are_there_with_what_became_of_them(traces: dict[str, Path]) -> None:
+    def without_answer(name: str, process: str) -> list[dict[str, Any]]:
+        events = checked(traces[name])
+        (pid,) = {e["pid"] for e in events if e["name"] == "process_name" and e["args"]["name"] == process}
+        return [e for e in events if e["pid"] == pid and e["ph"] == "X"]
+
+    lost = without_answer("loky", LOST)
+    events = [e["args"] for e in checked(traces["loky"]) if e.get("cat") == "lost"]
+    assert len(lost) == len(events) > 0
+    assert all((e["args"]["lost"], e["args"]["detail"]) == ("exited", "worker exited with code 5") for e in lost)
+    (still,) = without_answer("killed", OPEN)
+    assert still["args"]["at work when the record ends"] is True
+
+
+def test_a_message_whose_lease_was_not_written_before_a_kill_is_no_obstacle(killed: Path, tmp_path: Path) -> None:
+    copy = tmp_path / killed.name
+    shutil.copytree(killed, copy)
+    with (copy / "run.packed").open("ab") as file:  # message, node, lease, clock, three steps, bytes out and back
+        file.write(struct.pack("9d", 10**9, 2, 10**9, 1.0, 0.1, 0.1, 0.1, 5, 5))
+    run = load(copy)
+    assert run.types[run.messages.type[-1]] == UNKNOWN
+    assert write_trace(run, tmp_path / "t.json") == len(checked(tmp_path / "t.json"))
+    assert page([run])
 
 
 def test_a_compressed_trace_is_the_same(kept: list[Path], tmp_path: Path) -> None:
