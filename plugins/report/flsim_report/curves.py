@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,7 +40,8 @@ def metrics(runs: Sequence[RecordedRun], *, over_time: bool) -> list[Plot]:
                 curves.setdefault(curve.name, []).append((i, curve))
         for name, of in curves.items():
             lines = [(i, (c.at if over_time else c.rounds), c.values) for i, c in of]
-            made.append(_plot(runs, name + suffix, "over seconds" if over_time else "over rounds", lines))
+            over = "over seconds" if over_time else "over rounds"
+            made.append(_plot(runs, name + suffix, over, lines, whole=not over_time))
     return made
 
 
@@ -119,7 +120,7 @@ def _duration_axis(low: float, high: float) -> Axis:
     tried = [[t for e in exponents for m in steps if low <= (t := m * 10.0**e) <= high] for steps in ((1,), (1, 2, 5))]
     tried += [list(axis_of([low, high], count=count).ticks) for count in (3, 4, 5, 6)]
     ticks = next(ticks for ticks in tried if len(ticks) >= 3)
-    ticks = ticks[:: -(-len(ticks) // 6)]
+    ticks = ticks[:: -(-len(ticks) // 5)]
     return Axis(low, high, tuple(ticks), log=True, names=tuple(duration(t) for t in ticks))
 
 
@@ -131,6 +132,7 @@ def _plot(
     *,
     x: Axis | None = None,
     zero: bool = False,
+    whole: bool = False,
 ) -> Plot:
     drawn = tuple(
         Line(runs[i].name, list(zip(xs.tolist(), ys.tolist(), strict=True)), i, f"run-{i}") for i, xs, ys in lines
@@ -138,4 +140,6 @@ def _plot(
     if x is None:
         ends = [float(end) for _, xs, _ in lines if len(xs) for end in (xs.min(), xs.max())]
         x = axis_of([0.0, *ends] if zero else ends)
+        if whole:
+            x = replace(x, ticks=tuple(t for t in x.ticks if t.is_integer()))
     return Plot(title, note, x, axis_of((p for _, _, ys in lines for p in ys.tolist()), zero=zero), drawn)

@@ -61,7 +61,7 @@ class Row:
         """What is said beside it."""
         worker = self.kind == "worker"
         count = f"{self.messages:,} {'message' if worker else 'lease'}{'s' * (self.messages != 1)}"
-        return f"{count}, with a lease {100 * self.busy:.0f} % of the time" if worker else count
+        return f"{count}, with a lease {100 * self.busy:.0f} %" if worker else count
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from browser import browser, needs_chromium
 
+from flsim_record.schema import read
 from flsim_report.page import page
 from flsim_report.runs import UNKNOWN, load
 from flsim_report.spans import LOST, OPEN
@@ -113,18 +114,32 @@ def test_the_driver_has_its_reports_its_losses_and_its_counters(traces: dict[str
     assert min(flight) == flight[-1] == 0
 
 
-def test_leases_without_an_answer_are_there_with_what_became_of_them(traces: dict[str, Path]) -> None:
-    def without_answer(name: str, process: str) -> list[dict[str, Any]]:
-        events = checked(traces[name])
-        (pid,) = {e["pid"] for e in events if e["name"] == "process_name" and e["args"]["name"] == process}
-        return [e for e in events if e["pid"] == pid and e["ph"] == "X"]
+def without_answer(file: Path, process: str) -> list[dict[str, Any]]:
+    """What is told of the leases of a process that is no worker."""
+    events = checked(file)
+    (pid,) = {e["pid"] for e in events if e["name"] == "process_name" and e["args"]["name"] == process}
+    return [e["args"] for e in events if e["pid"] == pid and e["ph"] == "X"]
 
-    lost = without_answer("loky", LOST)
-    events = [e["args"] for e in checked(traces["loky"]) if e.get("cat") == "lost"]
-    assert len(lost) == len(events) > 0
-    assert all((e["args"]["lost"], e["args"]["detail"]) == ("exited", "worker exited with code 5") for e in lost)
-    (still,) = without_answer("killed", OPEN)
-    assert still["args"]["at work when the record ends"] is True
+
+def test_leases_that_were_lost_are_there_with_the_cause(traces: dict[str, Path]) -> None:
+    told = without_answer(traces["loky"], LOST)
+    assert len(told) == sum(e.get("cat") == "lost" for e in checked(traces["loky"])) > 0
+    assert all((t["lost"], t["detail"]) == ("exited", "worker exited with code 5") for t in told)
+
+
+def test_leases_that_were_at_work_when_the_driver_was_killed_last_to_the_end(killed: Path, tmp_path: Path) -> None:
+    copy = tmp_path / killed.name
+    shutil.copytree(killed, copy)
+    with closing(read(copy / "run.sqlite")) as database:
+        at = load(copy).end - 0.125
+        database.execute("DELETE FROM leases WHERE returned IS NULL")
+        database.execute("INSERT INTO leases VALUES (?, 'train', '', '', 3, ?, NULL, NULL, NULL, NULL)", (10**9, at))
+    write_trace(load(copy), tmp_path / "t.json")
+    assert without_answer(tmp_path / "t.json", OPEN) == [
+        {"lease": 10**9, "messages": 3, "at work when the record ends": True}
+    ]
+    (slice_,) = [e for e in checked(tmp_path / "t.json") if e["name"] == f"lease {10**9}"]
+    assert slice_["dur"] == pytest.approx(125_000, rel=0.01)
 
 
 def test_a_message_whose_lease_was_not_written_before_a_kill_is_no_obstacle(killed: Path, tmp_path: Path) -> None:
