@@ -92,8 +92,8 @@ def _workers(run: RecordedRun, spans: Spans, threads: list[tuple[int, int]]) -> 
             arguments["detail"] = gone[lease].detail
         if not np.isfinite(leases.returned[i]):
             arguments["at work when the record ends"] = True
-        for at in ended.get(lease, ()):
-            arguments[f"message {m.id[at]}"] = f"node {m.node[at]}, attempts {m.attempts[at]}, {run.reason(at)}"
+        for k in ended.get(lease, ()):
+            arguments[f"message {m.id[k]}"] = f"node {m.node[k]}, attempts {m.attempts[k]}, {run.reason(k)}"
         yield _complete(f"lease {lease}", "lease", process, thread, pulled[i], returned[i], arguments)
     # What is rounded must still lie within what it is a part of: slices of one thread that cross cannot be drawn.
     at = np.searchsorted(leases.id, m.lease[spans.message])

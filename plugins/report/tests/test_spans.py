@@ -104,7 +104,7 @@ def test_a_lease_that_follows_before_the_driver_has_taken_in_the_last_one_has_no
 
 
 def test_a_lease_that_was_lost_and_one_that_is_still_at_work_have_lanes_of_their_own() -> None:
-    leases = [(0, 0, 1), (-1, 1, 3), (-1, 2, 4), (-1, 3, np.nan), (-1, 0, 1)]
+    leases = [(0, 0.0, 1.0), (-1, 1.0, 3.0), (-1, 2.0, 4.0), (-1, 3.0, np.nan), (-1, 0.0, 1.0)]
     spans = spans_of(made(leases, [(0, 0.0, 0.1, 0.0), (1, 0.0, 0.0, 0.0), (-1, 0.0, 0.0, 0.0)], lost=(1, 2)))
     assert spans.lanes == ("host:0", LOST, f"{LOST} (2)", OPEN)
     assert spans.groups == (0, 1, 1, 2)
