@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from flsim.plots import POINTS, Axis, Line, axis_of, number, plot, style, thinned
@@ -55,6 +57,20 @@ def test_an_axis_has_a_length_whatever_the_values(values: list[float], log: bool
     assert all(math.isfinite(at) for at, _ in axis.labels())
 
 
+@pytest.mark.parametrize(
+    "values",
+    [[sys.float_info.max], [-sys.float_info.max], [-1.5e308, 1.5e308], [0, sys.float_info.max], [0, 5e-324]],
+    ids=str,
+)
+@pytest.mark.parametrize("zero", [False, True])
+def test_the_greatest_and_the_least_of_numbers_have_a_place_on_an_axis(values: list[float], zero: bool) -> None:
+    axis = axis_of(values, zero=zero)
+    assert -math.inf < axis.low < axis.high < math.inf
+    assert all(0 <= axis.at(v) <= 100 for v in values)
+    assert len(axis.labels()) > 1
+    assert all(0 <= at <= 100 for at, _ in axis.labels())
+
+
 def test_a_logarithmic_axis_goes_over_whole_powers_of_ten() -> None:
     axis = axis_of([0, 20, 3000], log=True)
     assert (axis.low, axis.high, axis.ticks) == (10, 10_000, (10, 100, 1000, 10_000))
@@ -87,6 +103,13 @@ def test_a_line_is_drawn_between_its_axes_and_told_in_words() -> None:
     assert [(s.get("style"), s.text) for s in figure.iter("span")] == [
         ("bottom:0.00%", "0"), ("bottom:100.00%", "1"), ("left:0.00%", "0"), ("left:100.00%", "10"),
     ]  # fmt: skip
+
+
+def test_the_ends_of_axes_are_numbers_also_where_they_come_from_numpy() -> None:
+    figure = drawn(x=Axis(np.float64(6.25e-05), np.float64(0.5), ()))
+    area = figure.find("div[@class='area']")
+    assert area is not None
+    assert [float(end) for end in area.attrib["data-x"].split()] == [6.25e-05, 0.5]
 
 
 def test_a_line_has_a_gap_where_there_is_no_number() -> None:

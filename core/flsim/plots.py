@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,9 +15,11 @@ COLOURS = 8
 POINTS = 300
 """As many are drawn of a line at most."""
 
-
 NARROW = 40
 """Characters of names that fit side by side beneath an axis: of more, the first and the last are written."""
+
+TINY = 1e-300
+"""A span that is less cannot be cut into steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,9 @@ class Axis:
             low, high, value = math.log10(self.low), math.log10(self.high), math.log10(value)
         else:
             low, high = self.low, self.high
-        return 100 * (value - low) / (high - low)
+        if math.isinf(high - low):  # the span of two finite numbers need not be finite
+            low, high, value = low / 2, high / 2, value / 2
+        return 100 * ((value - low) / (high - low))
 
     def labels(self) -> list[tuple[float, str]]:
         """What is written along it, each with its place in percent."""
@@ -70,11 +75,12 @@ def axis_of(values: Iterable[float], *, zero: bool = False, log: bool = False, c
         return Axis(10.0**first, 10.0**last, tuple(10.0**e for e in range(first, last + 1, each)), log=True)
     if zero and low > 0:
         low = 0.0
-    if high - low <= 1e-12 * max(abs(low), abs(high)):
+    if high - low <= max(1e-12 * max(abs(low), abs(high)), TINY):
         low, high = low - (abs(low) / 2 or 1.0) * (not zero or low != 0), high + (abs(high) / 2 or 1.0)
-    step = _step((high - low) / count)
+    low, high = max(low, -sys.float_info.max), min(high, sys.float_info.max)
+    step = _step(high / count - low / count)
     if zero:
-        high = step * math.ceil(high / step - 1e-9)
+        high = min(step * math.ceil(high / step - 1e-9), sys.float_info.max)
     ticks = tuple(i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1))
     return Axis(low, high, ticks)
 
@@ -115,7 +121,7 @@ def plot(lines: Sequence[Line], x: Axis, y: Axis, *, title: str, note: str = "",
     """
     drawn = "\n".join(svg for line in lines for svg in _drawn(line, x, y))
     grid = "".join(f'<line x1="0" x2="100" y1="{100 - at:.2f}" y2="{100 - at:.2f}"/>' for at, _ in y.labels())
-    ends = f'data-x="{x.low!r} {x.high!r}" data-y="{y.low!r} {y.high!r}"'
+    ends = f'data-x="{x.low} {x.high}" data-y="{y.low} {y.high}"'
     ends += " data-log-x" * x.log + " data-log-y" * y.log
     return f"""<figure class="plot"><figcaption>{escape(title)}<small>{escape(note)}</small></figcaption>
 <div class="area" {ends}>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from flsim.events import Observer
@@ -19,6 +20,13 @@ class Options:
         default=None, metadata={"help": "its name; default: MLFLOW_EXPERIMENT_NAME, else the app's name"}
     )
     nodes: bool = field(default=False, metadata={"help": "also metrics of single nodes, each as a curve of its own"})
+    wait: float = field(
+        default=10.0, metadata={"help": "seconds that the end of a run waits for what is not written yet, at most"}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.wait < math.inf:
+            raise ValueError(f"wait={self.wait} is no number of seconds")
 
 
 @hookimpl

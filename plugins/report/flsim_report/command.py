@@ -45,8 +45,8 @@ def report(
     if png is not None:
         from flsim_report.png import draw
 
-        write("--png", png, lambda file: draw(runs, file))
-        print(f"{png}: the figure")
+        left_out = write("--png", png, lambda file: draw(runs, file))
+        print(f"{png}: the figure" + (f", without {left_out} that it has no room for" if left_out else ""))
 
 
 def trace(

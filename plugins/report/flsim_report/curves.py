@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,7 +40,8 @@ def metrics(runs: Sequence[RecordedRun], *, over_time: bool) -> list[Plot]:
                 curves.setdefault(curve.name, []).append((i, curve))
         for name, of in curves.items():
             lines = [(i, (c.at if over_time else c.rounds), c.values) for i, c in of]
-            made.append(_plot(runs, name + suffix, "over seconds" if over_time else "over rounds", lines))
+            over = "over seconds" if over_time else "over rounds"
+            made.append(_plot(runs, name + suffix, over, lines, whole=not over_time))
     return made
 
 
@@ -59,14 +60,14 @@ def durations(runs: Sequence[RecordedRun]) -> list[Plot]:
         for i, v in values:
             counts, _ = np.histogram(np.log10(v), edges)
             lines.append((i, np.repeat(10**edges, 2), np.concatenate(([0], np.repeat(counts, 2), [0]))))
-        x = _duration_axis(10.0 ** edges[0], 10.0 ** edges[-1])
+        x = _duration_axis(float(10 ** edges[0]), float(10 ** edges[-1]))
         made.append(_plot(runs, f"{type_}: execute", "messages by how long the ClientApp took", lines, x=x, zero=True))
     return made
 
 
 def resources(runs: Sequence[RecordedRun]) -> list[Plot]:
     """Workers at work, messages a second, bytes and memory over time."""
-    longest = max((r.seconds for r in runs), default=0.0) or 1.0
+    longest = max((r.end for r in runs), default=0.0) or 1.0
     edges = np.linspace(0, longest, BINS + 1)
     middle = (edges[1:] + edges[:-1]) / 2
     width = float(edges[1])
@@ -74,13 +75,12 @@ def resources(runs: Sequence[RecordedRun]) -> list[Plot]:
     def over_time(title: str, note: str, values_of: Callable[[RecordedRun], Array]) -> Plot:
         lines = []
         for i, run in enumerate(runs):
-            inside = middle <= run.seconds + width
+            inside = middle <= run.end + width
             lines.append((i, middle[inside], values_of(run)[inside]))
         return _plot(runs, title, note, lines, zero=True)
 
     def workers(run: RecordedRun) -> Array:
-        back = np.isfinite(run.leases.returned)
-        return covered(run.leases.pulled[back], run.leases.returned[back], edges)
+        return covered(run.leases.pulled, run.lease_ends, edges)
 
     def summed(times: Array, weights: Array | None = None) -> Array:
         return np.asarray(np.histogram(times, edges, weights=weights)[0] / width)
@@ -115,11 +115,12 @@ def _of_type(run: RecordedRun, type_: str) -> Array:
 
 
 def _duration_axis(low: float, high: float) -> Axis:
-    """A logarithmic axis from ``low`` to ``high`` seconds, with some ticks that are round."""
+    """A logarithmic axis from ``low`` to ``high`` seconds, with three ticks or more that are round."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if len(exponents) < 4 else (1,)
-    ticks = [t for e in exponents for m in steps if low <= (t := m * 10.0**e) <= high]
-    ticks = ticks[:: -(-len(ticks) // 6)] if ticks else []
+    tried = [[t for e in exponents for m in steps if low <= (t := m * 10.0**e) <= high] for steps in ((1,), (1, 2, 5))]
+    tried += [list(axis_of([low, high], count=count).ticks) for count in (3, 4, 5, 6)]
+    ticks = next(ticks for ticks in tried if len(ticks) >= 3)
+    ticks = ticks[:: -(-len(ticks) // 5)]
     return Axis(low, high, tuple(ticks), log=True, names=tuple(duration(t) for t in ticks))
 
 
@@ -131,6 +132,7 @@ def _plot(
     *,
     x: Axis | None = None,
     zero: bool = False,
+    whole: bool = False,
 ) -> Plot:
     drawn = tuple(
         Line(runs[i].name, list(zip(xs.tolist(), ys.tolist(), strict=True)), i, f"run-{i}") for i, xs, ys in lines
@@ -138,4 +140,6 @@ def _plot(
     if x is None:
         ends = [float(end) for _, xs, _ in lines if len(xs) for end in (xs.min(), xs.max())]
         x = axis_of([0.0, *ends] if zero else ends)
+        if whole:
+            x = replace(x, ticks=tuple(t for t in x.ticks if t.is_integer()))
     return Plot(title, note, x, axis_of((p for _, _, ys in lines for p in ys.tolist()), zero=zero), drawn)

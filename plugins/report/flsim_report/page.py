@@ -28,8 +28,7 @@ def page(runs: Sequence[RecordedRun]) -> str:
     )
     environment.filters |= {"number": number, "duration": duration}
     environment.globals["path"] = path
-    spans = [spans_of(run) for run in runs]
-    longest = max((run.seconds for run in runs), default=0.0) or 1.0
+    timelines = [timeline_of(run, spans_of(run)) for run in runs]
     own = files("flsim_report").joinpath("templates")
     return environment.get_template("page.html").render(
         runs=runs,
@@ -39,7 +38,9 @@ def page(runs: Sequence[RecordedRun]) -> str:
         configuration=configuration(runs),
         metrics=[_figure(p) for p in curves.metrics(runs, over_time=False)],
         metrics_over_time=[_figure(p) for p in curves.metrics(runs, over_time=True)],
-        timelines=[timeline_of(run, s, longest) for run, s in zip(runs, spans, strict=True)],
+        timelines=timelines,
+        longest=max((timeline.seconds for timeline in timelines), default=1.0),
+        still=any(row.kind == "open" for timeline in timelines for row in timeline.rows),
         durations=[_figure(p) for p in curves.durations(runs)],
         phases=phases(runs),
         resources=[_figure(p) for p in curves.resources(runs)],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 
 from flsim.plots import number
 from flsim.settings import DEFAULT
-from flsim_report.runs import Array, RecordedRun
+from flsim_report.runs import Array, RecordedRun, shown
 from flsim_report.timeline import duration
 
 
@@ -41,10 +42,10 @@ def facts(runs: Sequence[RecordedRun]) -> list[Row]:
         row("state", lambda r: r.result.status),
         row("app", lambda r: r.result.app),
         row("backend", lambda r: r.result.backend),
-        row("workers", lambda r: number(len(r.workers))),
+        row("workers that answered", lambda r: number(len(r.workers))),
         row("nodes", lambda r: number(r.result.nodes)),
         row("seed", lambda r: r.result.seed),
-        row("began", lambda r: str(r.about["started"])[:19].replace("T", " ")),
+        row("began", _began),
         row("seconds", lambda r: f"{r.seconds:,.2f}"),
         row("messages", lambda r: number(r.result.sent)),
         row("with an error", errors),
@@ -55,6 +56,12 @@ def facts(runs: Sequence[RecordedRun]) -> list[Row]:
     return [row for row in rows if any(row.values)]
 
 
+def _began(run: RecordedRun) -> str:
+    """When the ServerApp was called; of a run that did not come so far, when its folder was made."""
+    at = datetime.fromisoformat(run.about.get("began") or run.about["started"])
+    return at.isoformat(" ", "seconds")
+
+
 def configuration(runs: Sequence[RecordedRun]) -> list[Row]:
     """What the runs went by: with several of them, in what they differ."""
     names = dict.fromkeys(name for run in runs for name in run.result.settings)
@@ -62,7 +69,7 @@ def configuration(runs: Sequence[RecordedRun]) -> list[Row]:
     for name in names:
         settings = [run.result.settings.get(name) for run in runs]
         if any(s is not None and s.value is not None for s in settings):
-            values = tuple("" if s is None or s.value is None else str(s.value) for s in settings)
+            values = tuple("" if s is None or s.value is None else shown(str(s.value)) for s in settings)
             rows.append(Row(name, values, ", ".join(dict.fromkeys(s.origin for s in settings if s is not None))))
     # Where nobody set it, runs differ in it because their backends do.
     return [row for row in rows if row.differs and row.note != DEFAULT] if len(runs) > 1 else rows

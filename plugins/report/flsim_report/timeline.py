@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flsim_report.runs import Array, RecordedRun
+from flsim_report.runs import Array, RecordedRun, ended_without
 from flsim_report.spans import Spans
 
 EXACT = 1500
@@ -31,7 +31,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A message that is drawn by itself."""
+    """A message that is drawn by itself, or a lease of which no message is known."""
 
     told: str
     failed: bool
@@ -44,13 +44,24 @@ class Row:
 
     worker: str
     messages: int
+    """Or of a lane that is no worker's, leases."""
     busy: float
-    """The share of the run in which it had a lease, 0 to 1."""
+    """The share of the time that is drawn in which it had a lease, 0 to 1."""
+    kind: str = "worker"
+    """Whose leases these are: a *worker*'s; or, where nobody told who had them, those that were *lost*, or are still
+    *open*."""
     items: tuple[Item, ...] = ()
     leases: tuple[Mark, ...] = ()
     """Where the items are drawn: the leases that they came in, as *transfer*."""
     areas: tuple[tuple[str, Array, Array], ...] = ()
     """Where columns are drawn: for each phase the shares of time between which it lies in each column, stacked."""
+
+    @property
+    def told(self) -> str:
+        """What is said beside it."""
+        worker = self.kind == "worker"
+        count = f"{self.messages:,} {'message' if worker else 'lease'}{'s' * (self.messages != 1)}"
+        return f"{count}, with a lease {100 * self.busy:.0f} %" if worker else count
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,7 @@ class Timeline:
 
     rows: tuple[Row, ...]
     seconds: float
-    """What the width stands for."""
+    """What the width stands for: all of the run, of which the ServerApp's time is nearly all."""
     exact: bool
     column: float
     """Seconds of a column, where they are drawn."""
@@ -67,31 +78,49 @@ class Timeline:
     """Workers that are not drawn."""
 
 
-def timeline_of(run: RecordedRun, spans: Spans, seconds: float) -> Timeline:
-    """The timeline of a run, over so many seconds."""
-    leases, lanes = run.leases, len(spans.lanes)
-    on = spans.lease_lane >= 0
-    busy = np.bincount(spans.lease_lane[on], (leases.returned - leases.pulled)[on], minlength=lanes)
+def timeline_of(run: RecordedRun, spans: Spans) -> Timeline:
+    """The timeline of a run, from its begin to its end."""
+    seconds, lanes, workers = run.end or 1.0, len(spans.lanes), len(run.workers)
+    on = np.flatnonzero(spans.lease_lane >= 0)
+    lane_of = spans.lease_lane[on]
+    busy = np.bincount(lane_of, (spans.lease_end - spans.lease_begin)[on], minlength=lanes)
     shown = np.sort(np.argsort(-busy, kind="stable")[:ROWS])
-    exact = len(spans.message) <= EXACT
+    messages, leases = np.bincount(spans.lane, minlength=lanes), np.bincount(lane_of, minlength=lanes)
+    kinds = ["worker" if g < workers else "lost" if g == workers else "open" for g in spans.groups]
+    exact = len(spans.message) + sum(n for n, kind in zip(leases, kinds, strict=True) if kind != "worker") <= EXACT
     edges = np.linspace(0, seconds, COLUMNS + 1)
-    counts = np.bincount(spans.lane, minlength=lanes)
     rows = []
     for lane in shown.tolist():
-        mine = np.flatnonzero(spans.lease_lane == lane)
-        drawn: dict[str, Any] = (
-            {"items": _items(run, spans, lane, seconds), "leases": _leases(run, mine, seconds)}
-            if exact
-            else {"areas": _areas(run, spans, lane, mine, edges)}
-        )
-        share = float(busy[lane]) / run.seconds if run.seconds else 0.0
-        rows.append(Row(spans.lanes[lane], int(counts[lane]), min(1.0, share), **drawn))
+        mine, kind = on[lane_of == lane], kinds[lane]
+        drawn: dict[str, Any]
+        if not exact:
+            drawn = {"areas": _areas(spans, lane, mine, edges, kind)}
+        elif kind == "worker":
+            drawn = {"items": _items(run, spans, lane, seconds), "leases": _leases(spans, mine, seconds)}
+        else:
+            drawn = {"items": _unknown(run, spans, mine, seconds, kind)}
+        count = int((messages if kind == "worker" else leases)[lane])
+        rows.append(Row(spans.lanes[lane], count, min(1.0, float(busy[lane]) / seconds), kind, **drawn))
     return Timeline(tuple(rows), seconds, exact, seconds / COLUMNS, lanes - len(rows))
 
 
-def _leases(run: RecordedRun, mine: Array, seconds: float) -> tuple[Mark, ...]:
-    pulled, returned = run.leases.pulled[mine], run.leases.returned[mine]
-    return tuple(_mark("transfer", b, e, seconds) for b, e in zip(pulled.tolist(), returned.tolist(), strict=True))
+def _leases(spans: Spans, mine: Array, seconds: float) -> tuple[Mark, ...]:
+    ends = zip(spans.lease_begin[mine].tolist(), spans.lease_end[mine].tolist(), strict=True)
+    return tuple(_mark("transfer", begin, end, seconds) for begin, end in ends)
+
+
+def _unknown(run: RecordedRun, spans: Spans, mine: Array, seconds: float, kind: str) -> tuple[Item, ...]:
+    """Leases of which nobody told who had them."""
+    items = []
+    why, ended = {lost.lease: f"{lost.cause}, {lost.detail}" for lost in run.lost}, ended_without(run)
+    for i in mine.tolist():
+        lease, messages = int(run.leases.id[i]), int(run.leases.messages[i])
+        told = f"lease {lease} of {messages:,} message{'s' * (messages != 1)}: "
+        told += "still at work when the record ends" if kind == "open" else why.get(lease, "lost")
+        nodes = [f"message {run.messages.id[at]} to node {run.messages.node[at]}" for at in ended.get(lease, ())]
+        told += f"; it ended {', '.join(nodes)}" * bool(nodes)
+        items.append(Item(told, kind == "lost", (_mark(kind, spans.lease_begin[i], spans.lease_end[i], seconds),)))
+    return tuple(items)
 
 
 def _items(run: RecordedRun, spans: Spans, lane: int, seconds: float) -> tuple[Item, ...]:
@@ -133,16 +162,17 @@ def _mark(phase: str, begin: float, end: float, seconds: float) -> Mark:
     return Mark(phase, 100 * begin / seconds, 100 * (end - begin) / seconds)
 
 
-def _areas(
-    run: RecordedRun, spans: Spans, lane: int, mine: Array, edges: Array
-) -> tuple[tuple[str, Array, Array], ...]:
+def _areas(spans: Spans, lane: int, mine: Array, edges: Array, kind: str) -> tuple[tuple[str, Array, Array], ...]:
+    leased = covered(spans.lease_begin[mine], spans.lease_end[mine], edges)
+    floor = np.zeros(len(edges) - 1)
+    if kind != "worker":
+        return ((kind, floor, np.minimum(leased, 1)),)
     first, last = np.searchsorted(spans.lane, [lane, lane + 1])
     shares = {
         phase: covered(begin[first:last], end[first:last], edges) for phase, (_, begin, end) in spans.intervals.items()
     }
     own = sum(shares.values())
-    shares["transfer"] = np.clip(covered(run.leases.pulled[mine], run.leases.returned[mine], edges) - own, 0, 1)
-    floor = np.zeros(len(edges) - 1)
+    shares["transfer"] = np.clip(leased - own, 0, 1)
     areas = []
     for phase in ("execute", "decode", "encode", "transfer"):
         top = np.minimum(floor + shares[phase], 1)

@@ -1,22 +1,23 @@
 """A run as a trace: the JSON format of Chrome's trace viewer, which Perfetto (ui.perfetto.dev) opens, too.
 
 The format is described in "Trace Event Format" (Google, 2016). Times are microseconds since the run began. Each worker
-is a process, on whose threads leases hold messages, and messages their steps; the driver is a process with what was
-reported, what was lost, and counters.
+is a process, on whose threads leases hold messages, and messages their steps; leases of which nobody told who had them
+are processes of their own; the driver is a process with what was reported, what was lost, and counters.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from flsim_report.runs import RecordedRun
-from flsim_report.spans import Spans, spans_of
+from flsim_report.runs import RecordedRun, ended_without, reports
+from flsim_report.spans import LOST, OPEN, Spans, spans_of
 
 DRIVER = 1
 """The driver's process. The workers' follow."""
@@ -66,10 +67,11 @@ def events(run: RecordedRun) -> Iterator[Event]:
     threads = _threads(spans)
     yield _about("process_name", DRIVER, 0, name=f"driver: {run.result.app} on {run.result.backend}")
     yield _about("thread_name", DRIVER, 1, name="reports")
-    for worker, name in enumerate(run.workers):
-        yield _about("process_name", _process(worker), 0, name=f"worker {name}")
-    for process in range(DRIVER, _process(len(run.workers))):
-        yield _about("process_sort_index", process, 0, sort_index=process)
+    yield _about("process_sort_index", DRIVER, 0, sort_index=DRIVER)
+    names = [*(f"worker {name}" for name in run.workers), LOST, OPEN]
+    for group in sorted({*range(len(run.workers)), *spans.groups}):
+        yield _about("process_name", _process(group), 0, name=names[group])
+        yield _about("process_sort_index", _process(group), 0, sort_index=_process(group))
     for lane, (process, thread) in enumerate(threads):
         yield _about("thread_name", process, thread, name=spans.lanes[lane])
     yield from _driver(run)
@@ -78,11 +80,21 @@ def events(run: RecordedRun) -> Iterator[Event]:
 
 def _workers(run: RecordedRun, spans: Spans, threads: list[tuple[int, int]]) -> Iterator[Event]:
     leases, m = run.leases, run.messages
-    pulled, returned = _ns(leases.pulled), _ns(leases.returned)
+    pulled, returned = _ns(spans.lease_begin), _ns(spans.lease_end)
+    gone, ended = {lost.lease: lost for lost in run.lost}, ended_without(run)
     for i in np.flatnonzero(spans.lease_lane >= 0).tolist():
         process, thread = threads[spans.lease_lane[i]]
-        arguments: dict[str, Any] = {"lease": int(leases.id[i]), "messages": int(leases.messages[i])}
-        yield _complete(f"lease {leases.id[i]}", "lease", process, thread, pulled[i], returned[i], arguments)
+        lease = int(leases.id[i])
+        arguments: dict[str, Any] = {"lease": lease, "messages": int(leases.messages[i])}
+        if leases.lost[i]:
+            arguments["lost"] = gone[lease].cause if lease in gone else "yes"
+        if leases.lost[i] and lease in gone:
+            arguments["detail"] = gone[lease].detail
+        if not np.isfinite(leases.returned[i]):
+            arguments["at work when the record ends"] = True
+        for k in ended.get(lease, ()):
+            arguments[f"message {m.id[k]}"] = f"node {m.node[k]}, attempts {m.attempts[k]}, {run.reason(k)}"
+        yield _complete(f"lease {lease}", "lease", process, thread, pulled[i], returned[i], arguments)
     # What is rounded must still lie within what it is a part of: slices of one thread that cross cannot be drawn.
     at = np.searchsorted(leases.id, m.lease[spans.message])
     low, high = pulled[at], returned[at]
@@ -109,38 +121,39 @@ def _workers(run: RecordedRun, spans: Spans, threads: list[tuple[int, int]]) -> 
 
 
 def _driver(run: RecordedRun) -> Iterator[Event]:
-    for at, values in _reports(run):
-        arguments = {name: value if np.isfinite(value) else str(value) for name, value in values.items()}
+    for report in reports(run):
+        arguments: dict[str, Any] = {"round": report.round}
+        arguments |= {} if report.node is None else {"node": report.node}
+        numbers = {name: v for name, value in report.metrics.items() if (v := _number(value)) is not None}
+        arguments |= {name: numbers.get(name, str(value)) for name, value in report.metrics.items()}
         yield {
             "ph": "i",
             "s": "t",
-            "name": "report",
+            "name": "report" if report.node is None else f"report of node {report.node}",
             "cat": "report",
             "pid": DRIVER,
             "tid": 1,
-            "ts": _us(at),
+            "ts": _us(report.at),
             "args": arguments,
         }
-        for name, value in values.items():
-            if name != "round" and np.isfinite(value):
-                yield _counter(name, at, {"value": value})
+        if report.node is None:
+            for name, number in numbers.items():
+                yield _counter(name, report.at, {"value": number})
     for lost in run.lost:
         arguments = {"cause": lost.cause, "detail": lost.detail, "messages": lost.messages}
         yield {"ph": "i", "s": "g", "name": f"worker lost: {lost.cause}", "cat": "lost", "pid": DRIVER, "tid": 1,
                "ts": _us(lost.at), "args": arguments}  # fmt: skip
-    m, leases = run.messages, run.leases
-    back = np.isfinite(leases.returned)
-    yield from _level("messages in flight", m.pushed, m.ended)
-    yield from _level("leases at work", leases.pulled[back], leases.returned[back])
+    m = run.messages
+    known = np.isfinite(m.ended)
+    yield from _level("messages in flight", m.pushed[known], m.ended[known])
+    yield from _level("leases at work", run.leases.pulled, run.lease_ends)
 
 
-def _reports(run: RecordedRun) -> list[tuple[float, dict[str, float]]]:
-    """The values of each report of the ServerApp, in order of time."""
-    found: dict[float, dict[str, float]] = {}
-    for curve in run.curves:
-        for round, at, value in zip(curve.rounds.tolist(), curve.at.tolist(), curve.values.tolist(), strict=True):
-            found.setdefault(at, {"round": round})[curve.name] = value
-    return sorted(found.items())
+def _number(value: bool | int | float | str) -> float | None:
+    """What a counter shows of a metric; None: it is a text, or no finite number."""
+    if isinstance(value, str) or not abs(value) <= sys.float_info.max:
+        return None
+    return float(value)
 
 
 LEVELS = 20_000
@@ -162,17 +175,17 @@ def _level(name: str, begin: Any, end: Any) -> Iterator[Event]:
         yield _counter(name, float(times[i]), {"value": int(values[i])})
 
 
-def _process(worker: int) -> int:
-    return DRIVER + 1 + worker
+def _process(group: int) -> int:
+    return DRIVER + 1 + group
 
 
 def _threads(spans: Spans) -> list[tuple[int, int]]:
     """The process and the thread of each lane: threads are counted from 1 in each process."""
     seen: dict[int, int] = {}
     threads = []
-    for worker in spans.workers:
-        seen[worker] = seen.get(worker, 0) + 1
-        threads.append((_process(worker), seen[worker]))
+    for group in spans.groups:
+        seen[group] = seen.get(group, 0) + 1
+        threads.append((_process(group), seen[group]))
     return threads
 
 
@@ -199,5 +212,4 @@ def _us(seconds: float) -> float:
 
 
 def _ns(seconds: Any) -> Any:
-    """Nanoseconds; of what never ended, 0, which nothing uses."""
-    return np.rint(np.nan_to_num(seconds) * 1e9).astype(np.int64)
+    return np.rint(seconds * 1e9).astype(np.int64)

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from recorded import APP, FLSIM, SLOW, flsim
+from recorded import APP, FLSIM, ODD, SLOW, flsim
 
 from flsim.testing.leaks import *  # noqa: F403  # fixtures
 from flsim_record.schema import read
@@ -24,6 +24,17 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
         done = flsim("run", "app.py", "-n", "8", "--seed", "1", "-b", *backend, cwd=folder)
         assert done.returncode == 0, done.stderr
     return sorted((folder / "runs").iterdir())
+
+
+@pytest.fixture(scope="session")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with odd metrics."""
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "app.py").write_text(ODD, encoding="utf-8")
+    done = flsim("run", "app.py", "-b", "serial", "--set", "word=\x1b[31mred", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (run,) = (folder / "runs").iterdir()
+    return run
 
 
 def leases_kept(runs: Path) -> int:

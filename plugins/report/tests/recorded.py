@@ -42,6 +42,22 @@ def main(grid, context):
 """
 """Eight nodes, one of which fails, and another one kills its worker where it may."""
 
+ODD = """
+import sys
+from flsim import ClientApp, ServerApp
+
+server, client = ServerApp(), ClientApp()
+
+@server.main()
+def main(grid, context):
+    for round in (1, 2, 3):
+        grid.report(round, **{
+            "a$_$b": round, "red\\x1b[31m <b>": round, "greatest": sys.float_info.max, "span": (-1) ** round * 1.5e308,
+            "beyond": 10**400, "word": "warm\\x1b[31m",
+        })
+"""
+"""Metrics whose names and values are such as few are."""
+
 SLOW = """
 import time
 from flsim import ClientApp, Message, RecordDict, ServerApp

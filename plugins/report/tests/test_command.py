@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,11 @@ from recorded import flsim
 from flsim.errors import ConfigError
 from flsim.plots import POINTS
 from flsim_record.schema import create, finish
+from flsim_report.curves import metrics
 from flsim_report.outputs import check_figure
 from flsim_report.page import page
 from flsim_report.runs import load
-from flsim_report.timeline import EXACT
+from flsim_report.timeline import EXACT, ROWS
 
 
 def test_several_runs_are_one_page_and_one_figure(kept: Sequence[Path], tmp_path: Path) -> None:
@@ -41,6 +44,34 @@ def test_a_figure_may_be_one_of_lines(kept: Sequence[Path], tmp_path: Path, endi
 
     draw([load(kept[0])], tmp_path / f"x.{ending}")
     assert (tmp_path / f"x.{ending}").read_bytes().startswith(begins)
+
+
+def test_odd_metrics_are_in_the_figure_between_the_axes_of_the_page(odd: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from flsim_report.png import draw
+
+    run = load(odd)
+    assert draw([run], tmp_path / "x.svg") == ""
+    texts = re.findall("<!-- (.*) -->", unescape((tmp_path / "x.svg").read_text(encoding="utf-8")))
+    for p in metrics([run], over_time=False):
+        title = texts.index(p.title)
+        expected = [name for axis in (p.x, p.y) for _, name in axis.labels()]
+        assert [
+            t.replace("\N{MINUS SIGN}", "-") for t in texts[title - len(expected) - 1 : title] if t != p.note
+        ] == expected
+
+
+def test_a_figure_has_an_end_and_it_is_said_what_has_no_room(
+    kept: Sequence[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from flsim_report import png
+
+    tallest = -(-png.PLOTS // png.COLUMNS) * png.ROW + png.TIMELINES * (png.HEAD + ROWS * png.LANE)
+    assert (tallest + png.TOP) * png.DPI < 2**16
+    monkeypatch.setattr(png, "PLOTS", 8)
+    monkeypatch.setattr(png, "TIMELINES", 1)
+    assert png.draw([load(folder) for folder in kept], tmp_path / "x.png") == "2 plots and 1 timelines"
 
 
 def test_where_no_run_is_named_it_is_the_newest(kept: Sequence[Path], tmp_path: Path) -> None:
@@ -110,7 +141,7 @@ def test_a_run_without_a_message_has_a_page_a_figure_and_a_trace(tmp_path: Path)
         assert done.returncode == 0, done.stderr
     draw([load(run) for run in (tmp_path / "runs").iterdir()], tmp_path / "x.svg")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    for said in ("Nothing was reported", "No worker answered", "No message ended with an error"):
+    for said in ("Nothing was reported", "No worker had a lease", "No message ended with an error"):
         assert said in text
 
 

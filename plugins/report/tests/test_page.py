@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ import pytest
 from browser import Browser, browser, needs_chromium
 from recorded import HOSTILE
 
+from flsim_report.curves import metrics
 from flsim_report.page import page
 from flsim_report.runs import RecordedRun, load
+from flsim_report.spans import OPEN, spans_of
+from flsim_report.timeline import duration
 
 WIDE, NARROW = 1280, 390
 
@@ -47,6 +52,40 @@ def test_a_page_is_whole_in_itself_and_escapes_what_clients_say(runs: list[Recor
     assert "\x1b" not in text
 
 
+def test_the_ends_of_all_axes_are_numbers(file: Path, odd: Path) -> None:
+    for text in (file.read_text(encoding="utf-8"), page([load(odd)])):
+        ends = re.findall(r'data-[xy]="([^"]*)"', text)
+        assert len(ends) > 8
+        assert all(math.isfinite(float(end)) for pair in ends for end in pair.split(" "))
+
+
+def test_odd_metrics_are_drawn_and_nothing_of_their_names_acts(odd: Path) -> None:
+    text = page([load(odd)])
+    assert not [c for c in text if not c.isprintable() and c != "\n"]
+    for name in ("a$_$b", "red�[31m &lt;b&gt;", "greatest", "span"):
+        assert f"<figcaption>{name}<small>" in text
+    assert "�[31mred" in text  # of the configuration
+
+
+def test_rounds_are_whole(runs: list[RecordedRun]) -> None:
+    assert [p.x.ticks for p in metrics(runs, over_time=False)] == [(1, 2, 3, 4)] * 3
+
+
+def test_runs_are_told_apart_also_where_they_had_one_backend(runs: list[RecordedRun]) -> None:
+    first = runs[0]
+    text = page([first, replace(first, about={**first.about, "id": "another"})])
+    heads = re.findall(r'<th class="run-\d"><svg class="swatch".*?</svg>(.*?)</th>', text)
+    assert heads[:2] == [f"loky {first.about['id']}", "loky another"]
+    assert len(re.findall(r"<td><svg class=\"swatch\"[^§]*?</svg>loky another</td>", text)) == 5
+
+
+def test_a_run_began_when_the_server_app_was_called(runs: list[RecordedRun]) -> None:
+    about = {**runs[0].about, "started": "2026-11-28T02:44:17.900+02:00", "began": "2026-11-28T02:44:18.700+02:00"}
+    assert '<td class="run-0">2026-11-28 02:44:18+02:00</td>' in page([replace(runs[0], about=about)])
+    del about["began"]
+    assert "2026-11-28 02:44:17+02:00" in page([replace(runs[0], about=about)])
+
+
 def test_curves_of_both_runs_lie_over_one_another(shown: Browser, runs: list[RecordedRun]) -> None:
     titles = shown.value("[...document.querySelectorAll('.over-rounds figcaption')].map((f) => f.firstChild.data)")
     assert titles == ["accuracy", "loss <b>", "share, mean of the nodes that reported it"]
@@ -60,18 +99,41 @@ def test_curves_of_both_runs_lie_over_one_another(shown: Browser, runs: list[Rec
 
 def test_the_timeline_has_each_message_of_each_worker(shown: Browser, runs: list[RecordedRun]) -> None:
     for i, run in enumerate(runs):
+        answered = run.messages.worker >= 0
         of = f"document.querySelector('.timeline.run-{i}')"
         assert shown.value(f"{of}.querySelectorAll('.rows > svg').length") >= len(run.workers)
-        assert shown.value(f"{of}.querySelectorAll('.rows g').length") == (run.messages.worker >= 0).sum()
+        assert shown.value(f"{of}.querySelectorAll('.rows g:has(.execute)').length") == answered.sum()
         assert shown.value(f"{of}.querySelectorAll('.rows g rect.execute').length") > 50
         assert shown.value(f"{of}.querySelectorAll('.rows > svg > rect.transfer').length") > 4
-        assert (
-            shown.value(f"{of}.querySelectorAll('.rows g.failed').length")
-            == (run.messages.code >= 0)[run.messages.worker >= 0].sum()
-        )
+        failed = shown.value(f"{of}.querySelectorAll('.rows g.failed:has(.execute)').length")
+        assert failed == (run.messages.code >= 0)[answered].sum()
         told = shown.value(f"{of}.querySelector('.rows g.failed title').textContent")
         assert re.match(r"message \d+, train, node 3: decode .+, execute .+, encode ", told)
         assert "; CLIENT_APP_RAISED_EXCEPTION: ValueError: </script>" in told
+
+
+def test_what_workers_took_with_them_is_in_the_timeline(shown: Browser, runs: list[RecordedRun]) -> None:
+    told = shown.value(
+        "[...document.querySelectorAll('.timeline.run-0 .failed:has(.lost) title')].map((t) => t.textContent)"
+    )
+    assert len(told) == len(runs[0].lost)
+    assert all(re.match(r"lease \d+ of \d messages?: exited, worker exited with code 5", t) for t in told)
+    assert shown.value("document.querySelectorAll('.timeline.run-1 .lost').length") == 0
+
+
+def test_each_run_has_a_scale_of_its_own_or_all_have_one(shown: Browser, runs: list[RecordedRun]) -> None:
+    def widths() -> list[float]:
+        return shown.value(  # type: ignore[no-any-return]
+            "[...document.querySelectorAll('.timeline')].map((t) => t.querySelector('.rows svg').clientWidth)"
+        )
+
+    own = widths()
+    assert own[0] == own[1]
+    shown.value("document.querySelector('#scale-one').click()")
+    longest = max(run.end for run in runs)
+    assert widths() == [pytest.approx(w * run.end / longest, abs=1) for w, run in zip(own, runs, strict=True)]
+    ends = shown.value("[...document.querySelectorAll('.timeline .x span:last-child')].map((s) => s.textContent)")
+    assert ends == [duration(run.end) for run in runs]
 
 
 def test_durations_resources_and_failures_are_there(shown: Browser) -> None:
@@ -164,5 +226,6 @@ def test_a_run_that_was_killed_is_shown_as_far_as_it_came(killed: Path, tmp_path
     (tmp_path / "killed.html").write_text(text, encoding="utf-8")
     with browser() as opened:
         opened.open((tmp_path / "killed.html").as_uri())
-        assert opened.value("document.querySelectorAll('.timeline .rows svg').length") == 1
+        rows = 1 + len({lane for lane in spans_of(run).lanes if lane.startswith(OPEN)})
+        assert opened.value("document.querySelectorAll('.timeline .rows svg').length") == rows
         assert not opened.complaints

@@ -6,10 +6,12 @@ import functools
 import gzip
 import http.server
 import json
+import shutil
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,10 @@ from typing import Any
 import pytest
 from browser import browser, needs_chromium
 
-from flsim_report.runs import load
+from flsim_record.schema import read
+from flsim_report.page import page
+from flsim_report.runs import UNKNOWN, load
+from flsim_report.spans import LOST, OPEN
 from flsim_report.trace import DRIVER, write_trace
 
 
@@ -96,13 +101,56 @@ def test_each_message_and_lease_is_there_once_with_what_is_known_of_it(traces: d
 def test_the_driver_has_its_reports_its_losses_and_its_counters(traces: dict[str, Path]) -> None:
     events = [e for e in checked(traces["loky"]) if e["pid"] == DRIVER]
     reports = [e["args"] for e in events if e["name"] == "report"]
-    assert reports == [{"round": r, "accuracy": r / 4, "loss <b>": pytest.approx(1 / r)} for r in (1, 2, 3, 4)]
+    assert reports == [
+        {"round": r, "accuracy": r / 4, "loss <b>": pytest.approx(1 / r), "note": "x"} for r in (1, 2, 3, 4)
+    ]
+    of_nodes = [e["args"] for e in events if e["name"].startswith("report of node")]
+    assert of_nodes == [{"round": r, "node": n, "share": pytest.approx(r / n)} for r in (1, 2, 3, 4) for n in (2, 5)]
     lost = [e for e in events if e.get("cat") == "lost"]
     assert lost
     assert all(e["name"] == "worker lost: exited" and e["s"] == "g" for e in lost)
     flight = [e["args"]["value"] for e in events if e["name"] == "messages in flight"]
     assert max(flight) == 8
     assert min(flight) == flight[-1] == 0
+
+
+def without_answer(file: Path, process: str) -> list[dict[str, Any]]:
+    """What is told of the leases of a process that is no worker."""
+    events = checked(file)
+    (pid,) = {e["pid"] for e in events if e["name"] == "process_name" and e["args"]["name"] == process}
+    return [e["args"] for e in events if e["pid"] == pid and e["ph"] == "X"]
+
+
+def test_leases_that_were_lost_are_there_with_the_cause(traces: dict[str, Path]) -> None:
+    told = without_answer(traces["loky"], LOST)
+    assert len(told) == sum(e.get("cat") == "lost" for e in checked(traces["loky"])) > 0
+    assert all((t["lost"], t["detail"]) == ("exited", "worker exited with code 5") for t in told)
+
+
+def test_leases_that_were_at_work_when_the_driver_was_killed_last_to_the_end(killed: Path, tmp_path: Path) -> None:
+    copy = tmp_path / killed.name
+    shutil.copytree(killed, copy)
+    with closing(read(copy / "run.sqlite")) as database:
+        at = load(copy).end - 0.125
+        database.execute("DELETE FROM leases WHERE returned IS NULL")
+        database.execute("INSERT INTO leases VALUES (?, 'train', '', '', 3, ?, NULL, NULL, NULL, NULL)", (10**9, at))
+    write_trace(load(copy), tmp_path / "t.json")
+    assert without_answer(tmp_path / "t.json", OPEN) == [
+        {"lease": 10**9, "messages": 3, "at work when the record ends": True}
+    ]
+    (slice_,) = [e for e in checked(tmp_path / "t.json") if e["name"] == f"lease {10**9}"]
+    assert slice_["dur"] == pytest.approx(125_000, rel=0.01)
+
+
+def test_a_message_whose_lease_was_not_written_before_a_kill_is_no_obstacle(killed: Path, tmp_path: Path) -> None:
+    copy = tmp_path / killed.name
+    shutil.copytree(killed, copy)
+    with (copy / "run.packed").open("ab") as file:  # message, node, lease, clock, three steps, bytes out and back
+        file.write(struct.pack("9d", 10**9, 2, 10**9, 1.0, 0.1, 0.1, 0.1, 5, 5))
+    run = load(copy)
+    assert run.types[run.messages.type[-1]] == UNKNOWN
+    assert write_trace(run, tmp_path / "t.json") == len(checked(tmp_path / "t.json"))
+    assert page([run])
 
 
 def test_a_compressed_trace_is_the_same(kept: list[Path], tmp_path: Path) -> None:

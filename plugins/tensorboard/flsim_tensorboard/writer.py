@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ class TensorBoardWriter:
             if isinstance(value, str):
                 writer.add_text(tag, value, event.round)
             else:
-                writer.add_scalar(tag, float(value), event.round)
+                writer.add_scalar(tag, _number(value), event.round)
 
     def _finish(self, writer: SummaryWriter, event: RunFinished) -> None:
         facts: dict[str, object] = {
@@ -79,6 +80,13 @@ def _folder(run: RunView, options: Options) -> Path:
         return run.run_dir
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{run.backend}-{secrets.token_hex(3)}"
     return Path(options.folder or "tensorboard") / (name if run.run_dir is None else run.run_dir.name)
+
+
+def _number(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond all floats
+        return math.inf if value > 0 else -math.inf
 
 
 def _cell(text: str) -> str:

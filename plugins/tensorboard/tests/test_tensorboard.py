@@ -73,6 +73,18 @@ def test_metrics_are_curves_whose_steps_are_the_rounds(tmp_path: Path) -> None:
     assert set(read.events.Tags()["scalars"]) == {"accuracy", "best", "loss"}
 
 
+def test_an_integer_beyond_all_floats_is_infinite(tmp_path: Path) -> None:
+    beyond = ServerApp()
+
+    @beyond.main()
+    def main(grid: Grid, context: Context) -> None:
+        grid.report(1, most=10**400, least=-(10**400))
+
+    run(tmp_path, beyond)
+    read = Read(tmp_path)
+    assert (read.curve("most"), read.curve("least")) == ([(1, math.inf)], [(1, -math.inf)])
+
+
 def test_metrics_of_single_nodes_are_curves_where_they_are_asked_for(tmp_path: Path) -> None:
     run(tmp_path, plugins={"tensorboard": {"folder": str(tmp_path), "nodes": True}})
     assert Read(tmp_path).curve("accuracy/node-3") == [(1, 0.5), (2, 0.5), (3, 0.5)]

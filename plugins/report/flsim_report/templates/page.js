@@ -3,7 +3,7 @@
 (() => {
   const tip = document.getElementById("tip");
   const ends = (area, name) => area.dataset[name].split(" ").map(Number);
-  const value = ([low, high], share, log) => log ? low * (high / low) ** share : low + share * (high - low);
+  const value = ([low, high], share, log) => log ? low * (high / low) ** share : low * (1 - share) + high * share;
   const written = (v) => Math.abs(v) >= 1e4 || (v && Math.abs(v) < 1e-3) ? v.toExponential(2) : String(Number(v.toPrecision(4)));
   const nearest = (line, x) => {
     let best = null;
