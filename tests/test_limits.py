@@ -31,6 +31,7 @@ from flsim import (
     stall,
     worker,
 )
+from flsim.blackbox import BlackBoxes
 from flsim.errors import ConfigError
 from flsim.events import Announced, Event, Observer
 from flsim.fleet import Fleet, Kind
@@ -318,6 +319,24 @@ def test_a_worker_that_something_else_kills_says_what_it_held() -> None:
         assert 100 < held < 400
 
     run(main, app, nodes=1)
+
+
+def test_a_worker_whose_black_box_cannot_be_read_is_lost_as_the_backend_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver may have no file left to open: the run goes on, and is told less."""
+
+    def taken(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    def main(grid: Grid, context: Context) -> None:
+        first, second = grid.get_node_ids()
+        (reply,) = grid.send_and_receive([asked(first, "die", how="exit")])
+        assert reply.error.code == ErrorCode.WORKER_DIED
+        assert "code 5; what it was at cannot be read: OSError: " in reply.error.reason
+        (reply,) = grid.send_and_receive([asked(second, "echo")])
+        assert reply.has_content()
+
+    monkeypatch.setattr(BlackBoxes, "_take", taken)
+    run(main, nodes=2)
 
 
 def test_a_crash_says_where_it_was() -> None:

@@ -16,7 +16,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from flsim.envelope import clean
+from flsim.envelope import clean, describe
 from flsim.errors import Cause, WorkerLost
 from flsim.family import end_orphans, lead_group
 
@@ -126,7 +126,11 @@ class BlackBoxes:
             limit: the ``time_limit`` of each message of the lease.
             seconds: since the lease was pulled.
         """
-        found = self._take(lease)
+        try:
+            found = self._take(lease)
+        except OSError as e:  # the driver may have no file left to open
+            detail = f"{lost}; what it was at cannot be read: {describe(e)}"
+            return WorkerLost(lost.cause, detail, lost.traceback)
         if not lost.cause.charges:
             return lost
         if found is None:

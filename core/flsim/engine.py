@@ -156,7 +156,15 @@ class Run:
         # which ends them, and never a ClientApp as a KeyboardInterrupt of its own.
         with _blocked(signal.SIGINT):
             asyncio.set_event_loop(self._loop)
+            self._loop.set_exception_handler(self._unheard)
             self._loop.run_forever()
+
+    def _unheard(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback has raised, such as the one that hands out leases: without it the run would wait for ever."""
+        if "handle" in context and "exception" in context:
+            self._fail(context["exception"])
+        else:
+            loop.default_exception_handler(context)
 
     def _on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -227,14 +235,31 @@ class Run:
     def _changed(self) -> None:
         """The backend says that its capacity is another."""
         if self._places is not None:
-            self._loops.append(self._loop.create_task(self._change(self._places)))
+            self._begin(self._change(self._places))
 
     async def _change(self, places: Places) -> None:
+        await places.update()
+        self._more_loops()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have the event loop do this until the run is over. What it raises ends the run: nobody waits for it, and a
+        worker loop that ended unheard would leave the run waiting."""
+        self._loops.append(self._loop.create_task(self._heard(work)))
+
+    async def _heard(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await places.update()
-            self._more_loops()
-        except BackendBroken as e:
-            self._link.fail(e)
+            await work
+        except asyncio.CancelledError:
+            raise
+        except BaseException as e:
+            self._fail(e)
+
+    def _fail(self, error: BaseException) -> None:
+        if not isinstance(error, FlsimError):
+            broken = BackendBroken(f"the engine failed with {describe(error)}")
+            broken.__cause__ = error
+            error = broken
+        self._link.fail(error)
 
     def _more_loops(self) -> None:
         """One worker loop per slot of each kind. Where there are fewer slots than before, loops wait."""
@@ -243,7 +268,7 @@ class Run:
         for i, kind in enumerate(self._fleet.kinds):
             while self._loops_of[i] < min(kind.nodes, self._link.heart.at_once(i)):
                 self._loops_of[i] += 1
-                self._loops.append(self._loop.create_task(worker_loop(self._link, self._backend, self._sent, i)))
+                self._begin(worker_loop(self._link, self._backend, self._sent, i))
 
     async def _stop(self) -> None:
         if self._link.quarantine is not None:

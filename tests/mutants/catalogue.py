@@ -140,6 +140,16 @@ MUTANTS = (
         "np.zeros(a.shape, np.result_type(a.dtype, np.float32))",
         ("tests/test_aggregate.py::test_sums_are_kept_in_float64",),
     ),
+    Mutant(
+        "A worker loop that raises is not heard",
+        "core/flsim/engine.py",
+        "        except BaseException as e:\n            self._fail(e)\n",
+        "        except BackendBroken as e:\n            self._fail(e)\n",
+        tuple(
+            f"tests/test_run.py::test_what_the_engine_raises_by_itself_ends_the_run_with_its_cause[{where}]"
+            for where in ("linkstate.LinkState.returned", "places.Places.update")
+        ),
+    ),
     # ---- messages
     Mutant(
         "Ids come from uuid4",
