@@ -339,6 +339,46 @@ def test_a_worker_whose_black_box_cannot_be_read_is_lost_as_the_backend_says(mon
     run(main, nodes=2)
 
 
+NOTES = """
+import sys, tempfile
+from flsim.blackbox import HEAD, BlackBox
+
+def held(box, at):
+    # Let the lease go on where so many instructions of the note are done. Returns whether there are so many.
+    done = 0
+    def each(frame, event, _):
+        nonlocal done
+        if event == "opcode":
+            done += 1
+            if done == at:
+                box.at(7, 3)
+        return each
+    def begin(frame, event, _):
+        if frame.f_code is BlackBox.held.__code__:
+            frame.f_trace_opcodes = True
+            return each
+    box.at(7)
+    sys.settrace(begin)
+    box.held(1000)
+    sys.settrace(None)
+    return done >= at
+
+with tempfile.TemporaryDirectory() as folder:
+    box, at = BlackBox(folder), 1
+    while held(box, at):
+        assert HEAD.unpack(box._head[:])[:2] == (7, 3), f"after {at} instructions"
+        at += 1
+    box.close()
+print(at > 5)
+"""
+
+
+def test_what_a_worker_is_at_stays_said_while_what_it_holds_is_noted() -> None:
+    """By another thread, which may be met between any two of its instructions. A box that named no message would tell
+    of a worker that had not begun."""
+    assert python(NOTES, path=[Path(flsim.__file__).parents[1]]) == "True"
+
+
 def test_a_crash_says_where_it_was() -> None:
     def main(grid: Grid, context: Context) -> None:
         (reply,) = grid.send_and_receive([asked(2, "die", how="segfault")])

@@ -24,6 +24,9 @@ HEAD = struct.Struct("=QQQQ")
 """The beginning of the file, which is written over: the lease, the message, the bytes of memory held at most, and the
 pid."""
 
+_PEAK, _PEAK_AT = struct.Struct("=Q"), 16
+"""The third of these."""
+
 WORDS = 16 * 1024
 """Bytes read of what follows."""
 
@@ -47,7 +50,6 @@ class BlackBox:
         """Whether the driver will find the file."""
         self._fd = 2
         self._head: mmap.mmap | bytearray = bytearray(HEAD.size)
-        self._at = 0, 0
         self._peak = 0
         if self.kept:
             self._fd = tempfile.mkstemp(prefix="worker-", dir=folder)[0]
@@ -59,7 +61,6 @@ class BlackBox:
 
     def at(self, lease: int, message: int = 0) -> None:
         """Say what this process is at: which lease, and which of its messages."""
-        self._at = lease, message
         self._peak = 0
         HEAD.pack_into(self._head, 0, lease, message, 0, self._pid)
 
@@ -67,7 +68,8 @@ class BlackBox:
         """Say how many bytes this message holds: the most of it is kept."""
         if now > self._peak:
             self._peak = now
-            HEAD.pack_into(self._head, 0, *self._at, now, self._pid)
+            # Its own bytes alone: this is another thread than that which says what the process is at.
+            _PEAK.pack_into(self._head, _PEAK_AT, now)
 
     def end_after(self, seconds: float) -> None:
         """End this process with its stack in the file, unless :meth:`go_on` comes first. Needs no GIL."""
