@@ -69,6 +69,7 @@ ON_THIS_HOST = {  # checks that come to something else there than on a cluster t
     "deaths_do_not_change_the_result",
     "nothing_listens_beyond_this_host",
     "what_is_secret_is_in_no_file_no_argument_and_no_output",
+    "a_script_without_a_guard_and_the_cells_of_a_notebook_run_what_they_define",
     "a_clientapp_may_start_processes",
     "what_a_clientapp_has_started_ends_with_its_worker",
 }
