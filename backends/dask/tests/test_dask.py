@@ -63,6 +63,8 @@ ON_THIS_HOST = {  # checks that come to something else there than on a cluster t
     "a_model_outlives_the_worker_that_had_it",
     "stop_ends_the_workers_also_at_work",
     "abort_ends_a_lease_and_its_worker_is_replaced",
+    "abort_ends_a_worker_that_does_not_run_at_all",
+    "a_worker_that_something_else_kills_says_what_it_held",
     "what_start_started_ends_with_a_driver_that_is_killed",
     "a_worker_that_grows_is_replaced_between_messages",
     "the_result_is_that_of_any_number_of_workers",
