@@ -9,10 +9,10 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from flsim import guard
 from flsim.apps import Context
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 LARGEST_REPLY = 0.5
 """Share of what the driver may hold in memory that one reply may have: a larger one would be its end."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -235,20 +236,20 @@ class Run:
     def _changed(self) -> None:
         """The backend says that its capacity is another."""
         if self._places is not None:
-            self._begin(self._change(self._places))
+            self._begin(self._change, self._places)
 
     async def _change(self, places: Places) -> None:
         await places.update()
         self._more_loops()
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, work: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
         """Have the event loop do this until the run is over. What it raises ends the run: nobody waits for it, and a
         worker loop that ended unheard would leave the run waiting."""
-        self._loops.append(self._loop.create_task(self._heard(work)))
+        self._loops.append(self._loop.create_task(self._heard(work, *args, **kwargs)))
 
-    async def _heard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _heard(self, work: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            await work
+            await work(*args, **kwargs)
         except asyncio.CancelledError:
             raise
         except BaseException as e:
@@ -268,7 +269,7 @@ class Run:
         for i, kind in enumerate(self._fleet.kinds):
             while self._loops_of[i] < min(kind.nodes, self._link.heart.at_once(i)):
                 self._loops_of[i] += 1
-                self._begin(worker_loop(self._link, self._backend, self._sent, i))
+                self._begin(worker_loop, self._link, self._backend, self._sent, i)
 
     async def _stop(self) -> None:
         if self._link.quarantine is not None:
