@@ -260,17 +260,23 @@ def catalogue() -> None:
     rows = data["row"]
     for backend in BACKENDS:
         declared = sum(backend in row.get("declared", {}) for row in rows)
-        print(f"- **{backend}**: {len(rows) - declared} of {len(rows)} rows held, {declared} declared impossible")
+        but = sum(backend in row.get("but", {}) for row in rows)
+        held = f"{len(rows) - declared} of {len(rows)} rows held" + (f" ({but} with a *but*)" if but else "")
+        print(f"- **{backend}**: {held}, {declared} declared impossible")
     print(f"\n| row | {' | '.join(BACKENDS)} | fault, and what shows it |\n|---:|{'---|' * len(BACKENDS)}---|")
     for row in rows:
         reasons = {b: data.get(text, text) for b, text in row.get("declared", {}).items()}
-        cells = ["declared" if b in reasons else "held" for b in BACKENDS]
+        but = row.get("but", {})
+        cells = ["declared" if b in reasons else "held, but" if b in but else "held" for b in BACKENDS]
         shown = [", ".join(f"`{name}`" for name in row["all"])] if "all" in row else []
+        if "engine" in row:
+            shown.append("in the engine: " + ", ".join(f"`{name}`" for name in row["engine"]))
         for names in dict.fromkeys(tuple(row[b]) for b in BACKENDS if b in row):
             who = ", ".join(b for b in BACKENDS if tuple(row.get(b, ())) == names)
             shown.append(f"{who}: " + ", ".join(f"`{name.rpartition('::')[2]}`" for name in names))
-        for reason in dict.fromkeys(reasons.values()):
-            shown.append(f"*{', '.join(b for b in reasons if reasons[b] == reason)}: {reason}*")
+        for said, word in ((reasons, ""), (but, ", but")):
+            for reason in dict.fromkeys(said.values()):
+                shown.append(f"*{', '.join(b for b in said if said[b] == reason)}{word}: {reason}*")
         print(f"| {row['number']} | {' | '.join(cells)} | {_cell(row['fault'])}<br>{'<br>'.join(shown)} |")
 
 

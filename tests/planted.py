@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
 import random
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from typing import BinaryIO
@@ -159,6 +162,17 @@ class OneDeathFailsItsNeighbours(PoolBackend):
     def stop(self) -> None:
         super().stop()
         self._pool.shutdown(wait=True)
+
+
+class ForksTheDriver(OneDeathFailsItsNeighbours):
+    """Its workers are forks of the driver, from its start."""
+
+    def start(self, run: RunInfo) -> None:
+        PoolBackend.start(self, run)
+        self._pool = ProcessPoolExecutor(2, multiprocessing.get_context("fork"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python says from 3.12 on what is wrong with that
+            self._pool.submit(os.getpid).result()  # by then both are there
 
 
 def spec_of(cls: type) -> BackendSpec:

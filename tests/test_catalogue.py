@@ -47,23 +47,49 @@ def test_no_row_is_missing_and_none_is_there_twice() -> None:
 def test_each_row_is_shown_on_each_backend_by_tests_that_there_are_or_declared(
     row: dict[str, Any],
 ) -> None:
-    assert set(row) <= {"number", "fault", "all", "declared", *BACKENDS}
+    assert set(row) <= {"number", "fault", "all", "engine", "declared", "but", *BACKENDS}
     for backend in BACKENDS:
-        named = [*row.get("all", ()), *row.get(backend, ())]
+        named = [*row.get("all", ()), *row.get("engine", ()), *row.get(backend, ())]
         if backend in row.get("declared", {}):
             assert row["declared"][backend]
             assert not row.get(backend)
+            assert backend not in row.get("but", {})
             continue
         assert named, f"nothing shows it on {backend}"
         for name in named:
             folder, _, test = name.rpartition("::")
-            there = HERE[folder] if folder else HERE[""] | HERE.get(f"backends/{backend}", set()) | _of_any(row, name)
+            there = HERE[folder] if folder else HERE[""] | HERE.get(f"backends/{backend}", set())
             assert test in there, f"there is no test or check {test} for {backend}"
 
 
-def _of_any(row: dict[str, Any], name: str) -> set[str]:
-    """What is in the tests of one backend, and stands for all."""
-    return HERE["backends/loky"] if name in row.get("all", ()) else set()
+def test_what_stands_for_every_backend_runs_on_each_or_is_of_the_engine() -> None:
+    """A test runs on the backends that it is written for; a check on all that it applies to."""
+    checks, of_backends = {c.name for c in CHECKS}, {t for f, tests in HERE.items() if f for t in tests}
+    for row in ROWS:
+        assert set(row.get("all", ())) <= checks, f"row {row['number']} names a test that does not run on each backend"
+        engine = set(row.get("engine", ()))
+        assert engine <= HERE[""] - checks - of_backends, f"row {row['number']} names what is not of the engine alone"
+
+
+def test_what_a_backend_is_known_to_fail_is_said_in_its_rows() -> None:
+    for backend in BACKENDS[1:]:
+        failing = known_to_fail(ROOT / "backends" / backend / "tests")
+        for row in ROWS:
+            if failing & {*row.get("all", ()), *row.get(backend, ())}:
+                assert backend in row.get("but", {}), f"row {row['number']} does not hold on {backend} as it says"
+
+
+def known_to_fail(folder: Path) -> set[str]:
+    """The checks that tests of a backend declare in a dict ``known``."""
+    found = set()
+    for file in folder.glob("test_*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+                if "known" in {t.id for t in node.targets if isinstance(t, ast.Name)}:
+                    found |= {str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)}
+            elif isinstance(node, ast.keyword) and node.arg == "known" and isinstance(node.value, ast.Dict):
+                found |= {str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)}
+    return found
 
 
 def test_a_check_that_stands_for_a_backend_applies_to_it() -> None:
@@ -77,11 +103,11 @@ def test_a_check_that_stands_for_a_backend_applies_to_it() -> None:
         for row in ROWS:
             if offer.spec.name in row.get("declared", {}):
                 continue
-            named = [*row.get("all", ()), *row.get(offer.spec.name, ())]
+            named = [*row.get("all", ()), *row.get("engine", ()), *row.get(offer.spec.name, ())]
             shown = [n for n in named if n not in checks or checks[n].needs <= offer.spec.honours]
             assert shown, f"row {row['number']}: no test of {named} applies to {offer.spec.name}"
 
 
 def test_each_check_of_whole_runs_is_in_the_catalogue() -> None:
-    named = {name for row in ROWS for key in ("all", *BACKENDS) for name in row.get(key, ())}
+    named = {name for row in ROWS for key in ("all", "engine", *BACKENDS) for name in row.get(key, ())}
     assert {c.name for c in CHECKS if c.clause == 13} <= named

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from helpers import ask, codes, execute, server_of
+from helpers import ask, codes, execute, python, server_of
 from installed import skip_without
 
 import flsim
@@ -144,16 +144,40 @@ def test_what_is_lost_on_the_way_or_comes_too_late_has_no_double_effect() -> Non
     assert digest(FAULTY) == digest(Plugins().backend("serial").spec)
 
 
-def test_a_clock_on_the_wall_that_jumps_by_a_day_expires_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    wall = time.time
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_clock_on_the_wall_that_jumps_by_a_day_expires_nothing(tmp_path: Path, backend: str) -> None:
+    """It jumps while messages are out that have a ttl, and whose sender has a timeout."""
+    skip_without(backend)
+    script = f"""
+import time
+wall, ahead = time.time, 0.0
+time.time = lambda: wall() + ahead  # before the engine takes it from there
 
-    def main(grid: Grid, context: Context) -> None:
-        content = RecordDict({"plan": ConfigRecord({})})
-        messages = [Message(content, n, "query.echo", ttl=60) for n in grid.get_node_ids()]
-        monkeypatch.setattr(time, "time", lambda: wall() + 86400)
-        assert codes(grid.send_and_receive(messages, timeout=60)) == [None] * 4
+from pathlib import Path
+import flsim
+from flsim.testing.apps import client, notes
+from flsim.testing.watch import until
 
-    run(checks_client, main, nodes=4, backend="serial")
+server = flsim.ServerApp()
+
+@server.main()
+def main(grid, context):
+    global ahead
+    content = flsim.RecordDict({{"plan": flsim.ConfigRecord({{"folder": {str(tmp_path)!r}, "patience": 60.0}})}})
+    first, *others = grid.get_node_ids()
+    messages = [flsim.Message(content, first, "query.echo", ttl=60)]
+    messages += [flsim.Message(content, n, "query.wait", ttl=60) for n in others]
+    stream = grid.stream(messages, timeout=60)
+    replies = [next(stream)]
+    assert until(lambda: notes(Path({str(tmp_path)!r})), 30), "no message is at work"
+    ahead = 86_400.0
+    Path({str(tmp_path)!r}, "go on").touch()
+    replies += stream
+    print([str(r.error) for r in replies if r.has_error()])
+
+flsim.run(server, client, nodes=8, backend={backend!r}, options={{"cpus": 2}}, quiet=True)
+"""
+    assert python(script, path=[Path(flsim.__file__).parents[1]]) == "[]"
 
 
 @pytest.mark.parametrize(("how", "code"), [("exit", 5), ("kill", -9), ("segfault", -11)])

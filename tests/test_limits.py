@@ -31,6 +31,7 @@ from flsim import (
     stall,
     worker,
 )
+from flsim.blackbox import BlackBoxes
 from flsim.errors import ConfigError
 from flsim.events import Announced, Event, Observer
 from flsim.fleet import Fleet, Kind
@@ -318,6 +319,64 @@ def test_a_worker_that_something_else_kills_says_what_it_held() -> None:
         assert 100 < held < 400
 
     run(main, app, nodes=1)
+
+
+def test_a_worker_whose_black_box_cannot_be_read_is_lost_as_the_backend_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver may have no file left to open: the run goes on, and is told less."""
+
+    def taken(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    def main(grid: Grid, context: Context) -> None:
+        first, second = grid.get_node_ids()
+        (reply,) = grid.send_and_receive([asked(first, "die", how="exit")])
+        assert reply.error.code == ErrorCode.WORKER_DIED
+        assert "code 5; what it was at cannot be read: OSError: " in reply.error.reason
+        (reply,) = grid.send_and_receive([asked(second, "echo")])
+        assert reply.has_content()
+
+    monkeypatch.setattr(BlackBoxes, "_take", taken)
+    run(main, nodes=2)
+
+
+NOTES = """
+import sys, tempfile
+from flsim.blackbox import HEAD, BlackBox
+
+def held(box, at):
+    # Let the lease go on where so many instructions of the note are done. Returns whether there are so many.
+    done = 0
+    def each(frame, event, _):
+        nonlocal done
+        if event == "opcode":
+            done += 1
+            if done == at:
+                box.at(7, 3)
+        return each
+    def begin(frame, event, _):
+        if frame.f_code is BlackBox.held.__code__:
+            frame.f_trace_opcodes = True
+            return each
+    box.at(7)
+    sys.settrace(begin)
+    box.held(1000)
+    sys.settrace(None)
+    return done >= at
+
+with tempfile.TemporaryDirectory() as folder:
+    box, at = BlackBox(folder), 1
+    while held(box, at):
+        assert HEAD.unpack(box._head[:])[:2] == (7, 3), f"after {at} instructions"
+        at += 1
+    box.close()
+print(at > 5)
+"""
+
+
+def test_what_a_worker_is_at_stays_said_while_what_it_holds_is_noted() -> None:
+    """By another thread, which may be met between any two of its instructions. A box that named no message would tell
+    of a worker that had not begun."""
+    assert python(NOTES, path=[Path(flsim.__file__).parents[1]]) == "True"
 
 
 def test_a_crash_says_where_it_was() -> None:

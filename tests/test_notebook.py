@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from installed import skip_without
 
+from flsim.testing.watch import alive
+
 PATIENCE = 60.0
 
 APPS = """
@@ -32,7 +34,9 @@ def train(msg, context):
     if partition == 2:
         raise ValueError("no data here")
     if context.run_config["file"]:
-        open(context.run_config["file"], "w").close()
+        with open(context.run_config["file"] + ".new", "w") as file:
+            file.write(str(os.getpid()))
+        os.rename(file.name, context.run_config["file"])
         time.sleep(300)
     metrics = {"num-examples": 1, "loss": Helper().loss(context), "pid": os.getpid()}
     return Message(RecordDict({"m": MetricRecord(metrics)}), reply_to=msg)
@@ -184,6 +188,8 @@ def test_an_interrupt_ends_the_cell_and_the_kernel_runs_again(kernel: Kernel, tm
         time.sleep(0.02)  # what another process does cannot be waited for otherwise
     kernel.manager.interrupt_kernel()
     assert kernel.end(cell).error == "KeyboardInterrupt"
+    if backend != "serial":  # where it is a thread of the kernel's
+        assert not alive(int(begun.read_text())), "the ClientApp runs on"
     again = kernel.run(f"print({run % (backend, '')})")
     assert (again.error, again.stdout) == ("", "the server prints\n6\n")
 

@@ -25,6 +25,7 @@ FOUND_BY = {
     planted.MixesUpSeeds: "seeds_are_of_the_node_and_its_count",
     planted.DrawsBesideACall: "nothing_draws_from_the_generators_beside_a_call",
     planted.OneDeathFailsItsNeighbours: "a_death_costs_no_other_lease",
+    planted.ForksTheDriver: "what_a_worker_cannot_import_is_the_error_of_its_message",
 }
 
 

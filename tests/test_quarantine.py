@@ -26,7 +26,7 @@ from flsim.fleet import Kind
 from flsim.folder import HeldFolder
 from flsim.job import Job, JobKind
 from flsim.payload import blob_of
-from flsim.quarantine import left_out, quarantined
+from flsim.quarantine import find_message, left_out, quarantined, unreadable
 from flsim.resources import Resources
 from flsim.testing.watch import until
 from flsim.wire import Packed
@@ -447,8 +447,50 @@ def test_what_cannot_be_written_is_said_once_and_let_go(tmp_path: Path) -> None:
     assert quarantined(tmp_path) == []
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 99}'])
-def test_what_is_damaged_or_of_another_version_is_refused(tmp_path: Path, text: str) -> None:
-    write(tmp_path, {"quarantine/3.json": text})
-    with pytest.raises(ConfigError, match=r"3\.json (cannot be read|was written by another version of flsim)"):
-        quarantined(tmp_path)
+ABOUT = {
+    **dict.fromkeys(("schema", "message", "node", "partition", "k", "code", "attempts", "memory", "bytes"), 1),
+    **dict.fromkeys(("type", "kind", "client", "error", "reason", "traceback", "app_not_kept"), "\x1b[2JFAKE"),
+    "time_limit": None,
+    "versions": {"\x1b[2J": "\x1b[2J"},
+    "parts": [{"file": "../../x", "spans": [7]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "JSONDecodeError"),
+        ("[" * 100_000, "RecursionError"),
+        ("[]", "TypeError"),
+        ("{}", "KeyError: 'schema'"),
+        ('{"schema": 99}', "it was written by another version of flsim: schema 99, and not 1"),
+        (json.dumps(ABOUT | {"message": "evil"}), "its message is no int"),
+        (json.dumps(ABOUT | {"message": 2}), "it is about another message than its name says"),
+        (json.dumps(ABOUT | {"message": 3, "reason": ["\x1b[2J"]}), "its reason is no str"),
+        (json.dumps(ABOUT | {"message": 3, "time_limit": 10**400}), "its time_limit is too large"),
+    ],
+)
+def test_what_cannot_be_read_hides_no_other_and_is_refused(tmp_path: Path, text: str, why: str) -> None:
+    write(tmp_path, {"quarantine/3.json": text, "quarantine/1.json": json.dumps(ABOUT)})
+    (other,) = quarantined(tmp_path)
+    assert other.id == 1
+    assert why in unreadable(tmp_path)["3"]
+    with pytest.raises(ConfigError, match=r"3\.json cannot be read"):
+        find_message(tmp_path, "3")
+
+
+def test_a_quarantine_of_a_strangers_has_no_power_over_the_terminal(
+    exited: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """It is listed and shown with what of it cannot be read; and to replay what is no lease is refused."""
+    run_dir = shutil.copytree(exited[0], tmp_path / "run")
+    write(run_dir, {"quarantine/1.json": json.dumps(ABOUT), "quarantine/3\x1b[2J.json": "{"})
+    for done in (here("replay", run_dir), here("show", run_dir), here("replay", run_dir, "1")):
+        said = done.stdout + done.stderr
+        assert not [c for c in said if not (c.isprintable() or c == "\n")]
+        assert "Traceback" not in said
+    for done in (here("replay", run_dir), here("show", run_dir)):
+        assert done.returncode == 0, done.stderr
+        assert {"1", MESSAGE} <= {line.split()[0] for line in done.stdout.splitlines() if line.split()}
+        assert "cannot be read: JSONDecodeError" in " ".join(done.stdout.split())
+    assert here("replay", run_dir, "1").returncode == 2

@@ -26,7 +26,9 @@ from flsim import (
     RunResult,
     ServerApp,
 )
-from flsim.errors import ConfigError, EncodeError, UnknownName, UnsupportedResources
+from flsim.backend import RunInfo
+from flsim.errors import BackendBroken, ConfigError, EncodeError, UnknownName, UnsupportedResources
+from flsim_serial.backend import SerialBackend
 
 client = ClientApp()
 
@@ -459,6 +461,33 @@ def test_what_a_serverapp_raises_is_raised_unchanged() -> None:
 
     with pytest.raises(Mine, match="as it was"):
         run(main)
+
+
+@pytest.mark.parametrize("where", ["linkstate.LinkState.returned", "heart.Heart.pull", "places.Places.update"])
+def test_what_the_engine_raises_by_itself_ends_the_run_with_its_cause(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """In a worker loop, in a callback of the event loop, and where the capacity changes: a run that waits hears it."""
+
+    start, told = SerialBackend.start, []
+
+    def started(backend: SerialBackend, run: RunInfo) -> None:
+        told.append(run)
+        start(backend, run)
+
+    def raises(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    def main(grid: Grid, context: Context) -> None:
+        monkeypatch.setattr(f"flsim.{where}", raises)
+        if where == "places.Places.update":
+            told[0].changed()
+        grid.send_and_receive([to(n, "sleep", plan(seconds=0.2)) for n in grid.get_node_ids()], timeout=10)
+
+    monkeypatch.setattr(SerialBackend, "start", started)
+    with pytest.raises(BackendBroken, match=r"the engine failed with OSError: .* Too many open files") as broken:
+        run(main)
+    assert isinstance(broken.value.__cause__, OSError)
 
 
 def test_a_need_that_fits_nowhere_is_refused_with_what_there_is() -> None:

@@ -15,14 +15,17 @@ import struct
 import tempfile
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
-from flsim.envelope import clean
+from flsim.envelope import clean, describe
 from flsim.errors import Cause, WorkerLost
 from flsim.family import end_orphans, lead_group
 
 HEAD = struct.Struct("=QQQQ")
-"""The beginning of the file, which is written over: the lease, the message, the bytes of memory held at most, and the
-pid."""
+"""The beginning of the file, which is written over: a :class:`Head`."""
+
+_PEAK, _PEAK_AT = struct.Struct("=Q"), 16
+"""The third of these."""
 
 WORDS = 16 * 1024
 """Bytes read of what follows."""
@@ -32,6 +35,27 @@ PATIENCE = 3.0
 
 OVER_MEMORY = "flsim: over its memory: "
 _OVER_TIME = "Timeout ("  # how faulthandler begins
+
+
+class Head(NamedTuple):
+    """What a process is at."""
+
+    lease: int
+    message: int
+    peak: int
+    """The most bytes of memory that it has held."""
+    pid: int
+
+
+def boxes_in(folder: Path) -> dict[Path, Head]:
+    """The black boxes in a run's folder."""
+    found = {}
+    for file in folder.glob("worker-*"):
+        with file.open("rb") as f:
+            head = f.read(HEAD.size)
+        if len(head) == HEAD.size:
+            found[file] = Head(*HEAD.unpack(head))
+    return found
 
 
 class BlackBox:
@@ -47,7 +71,6 @@ class BlackBox:
         """Whether the driver will find the file."""
         self._fd = 2
         self._head: mmap.mmap | bytearray = bytearray(HEAD.size)
-        self._at = 0, 0
         self._peak = 0
         if self.kept:
             self._fd = tempfile.mkstemp(prefix="worker-", dir=folder)[0]
@@ -59,7 +82,6 @@ class BlackBox:
 
     def at(self, lease: int, message: int = 0) -> None:
         """Say what this process is at: which lease, and which of its messages."""
-        self._at = lease, message
         self._peak = 0
         HEAD.pack_into(self._head, 0, lease, message, 0, self._pid)
 
@@ -67,7 +89,8 @@ class BlackBox:
         """Say how many bytes this message holds: the most of it is kept."""
         if now > self._peak:
             self._peak = now
-            HEAD.pack_into(self._head, 0, *self._at, now, self._pid)
+            # Its own bytes alone: this is another thread than that which says what the process is at.
+            _PEAK.pack_into(self._head, _PEAK_AT, now)
 
     def end_after(self, seconds: float) -> None:
         """End this process with its stack in the file, unless :meth:`go_on` comes first. Needs no GIL."""
@@ -126,7 +149,11 @@ class BlackBoxes:
             limit: the ``time_limit`` of each message of the lease.
             seconds: since the lease was pulled.
         """
-        found = self._take(lease)
+        try:
+            found = self._take(lease)
+        except OSError as e:  # the driver may have no file left to open
+            detail = f"{lost}; what it was at cannot be read: {describe(e)}"
+            return WorkerLost(lost.cause, detail, lost.traceback)
         if not lost.cause.charges:
             return lost
         if found is None:
@@ -150,23 +177,23 @@ class BlackBoxes:
 
     def close(self) -> None:
         """The run is over, and its workers are dead, or others'."""
-        for file in self.folder.glob("worker-*"):
-            head = file.read_bytes()[: HEAD.size]
-            if len(head) == HEAD.size and (pid := HEAD.unpack(head)[3]):
-                end_orphans(pid)
+        for head in boxes_in(self.folder).values():
+            if head.pid:
+                end_orphans(head.pid)
 
     def _take(self, lease: int) -> tuple[int, int, str] | None:
         """The box of the worker that was at this lease: at which message, the memory it held at most, and the words in
         it. What the worker has started is ended."""
-        for file in self.folder.glob("worker-*"):
-            with file.open("rb") as f:
-                head = f.read(HEAD.size)
-                if len(head) == HEAD.size and HEAD.unpack(head)[0] == lease:
-                    file.unlink()
-                    if pid := HEAD.unpack(head)[3]:
-                        # It is heard that a worker is lost a moment before it is dead.
-                        threading.Thread(target=end_orphans, args=(pid, PATIENCE), daemon=True).start()
-                    return *HEAD.unpack(head)[1:3], clean(f.read(WORDS).decode(errors="replace"), WORDS)
+        for file, head in boxes_in(self.folder).items():
+            if head.lease == lease:
+                with file.open("rb") as f:
+                    f.seek(HEAD.size)
+                    words = clean(f.read(WORDS).decode(errors="replace"), WORDS)
+                file.unlink()
+                if head.pid:
+                    # It is heard that a worker is lost a moment before it is dead.
+                    threading.Thread(target=end_orphans, args=(head.pid, PATIENCE), daemon=True).start()
+                return head.message, head.peak, words
         return None
 
 

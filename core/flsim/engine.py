@@ -9,10 +9,10 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from flsim import guard
 from flsim.apps import Context
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 LARGEST_REPLY = 0.5
 """Share of what the driver may hold in memory that one reply may have: a larger one would be its end."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -157,7 +158,15 @@ class Run:
         # which ends them, and never a ClientApp as a KeyboardInterrupt of its own.
         with _blocked(signal.SIGINT):
             asyncio.set_event_loop(self._loop)
+            self._loop.set_exception_handler(self._unheard)
             self._loop.run_forever()
+
+    def _unheard(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback has raised, such as the one that hands out leases: without it the run would wait for ever."""
+        if "handle" in context and "exception" in context:
+            self._fail(context["exception"])
+        else:
+            loop.default_exception_handler(context)
 
     def _on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -228,14 +237,31 @@ class Run:
     def _changed(self) -> None:
         """The backend says that its capacity is another."""
         if self._places is not None:
-            self._loops.append(self._loop.create_task(self._change(self._places)))
+            self._begin(self._change, self._places)
 
     async def _change(self, places: Places) -> None:
+        await places.update()
+        self._more_loops()
+
+    def _begin(self, work: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Have the event loop do this until the run is over. What it raises ends the run: nobody waits for it, and a
+        worker loop that ended unheard would leave the run waiting."""
+        self._loops.append(self._loop.create_task(self._heard(work, *args, **kwargs)))
+
+    async def _heard(self, work: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            await places.update()
-            self._more_loops()
-        except BackendBroken as e:
-            self._link.fail(e)
+            await work(*args, **kwargs)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as e:
+            self._fail(e)
+
+    def _fail(self, error: BaseException) -> None:
+        if not isinstance(error, FlsimError):
+            broken = BackendBroken(f"the engine failed with {describe(error)}")
+            broken.__cause__ = error
+            error = broken
+        self._link.fail(error)
 
     def _more_loops(self) -> None:
         """One worker loop per slot of each kind. Where there are fewer slots than before, loops wait."""
@@ -244,7 +270,7 @@ class Run:
         for i, kind in enumerate(self._fleet.kinds):
             while self._loops_of[i] < min(kind.nodes, self._link.heart.at_once(i)):
                 self._loops_of[i] += 1
-                self._loops.append(self._loop.create_task(worker_loop(self._link, self._backend, self._sent, i)))
+                self._begin(worker_loop, self._link, self._backend, self._sent, i)
 
     async def _stop(self) -> None:
         if self._link.quarantine is not None:

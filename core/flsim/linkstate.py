@@ -404,12 +404,12 @@ class LinkState:
 
     def _finish(self, reason: str) -> None:
         self._over = True
+        for inbox in self._inboxes:  # first, so that who waits is woken whatever the rest comes to
+            inbox.condition.notify_all()
         if self._watcher is not None:
             self.call_soon(self._watcher.cancel)
             self._watcher = None
         self._end(self.heart.cancel(self.clock(), list(self.heart.entries)), ErrorCode.CANCELLED, reason)
-        for inbox in self._inboxes:
-            inbox.condition.notify_all()
         self._wake()
 
     def _wake(self) -> None:

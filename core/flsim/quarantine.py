@@ -27,10 +27,11 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from flsim.code import Code, Reference
-from flsim.envelope import Generators, describe
+from flsim.envelope import Generators, clean, describe
 from flsim.errors import ConfigError, UnknownName
 from flsim.fleet import FIRST_NODE_ID, Kind
 from flsim.job import inspect_host, job_digest
@@ -257,10 +258,10 @@ class Quarantined:
         try:
             header = (self.folder / f"{self.id}.lease").read_bytes()
             files = {name: _mapped(self.folder / name) for name in {Path(p["file"]).name for p in self.about["parts"]}}
-        except (OSError, ValueError) as e:
-            raise ConfigError(f"message {self.id} in {self.folder} cannot be read: {e}") from e
-        buffers = [files[Path(p["file"]).name][begin:end] for p in self.about["parts"] for begin, end in p["spans"]]
-        return Frames(header, buffers)
+            parts = [(Path(p["file"]).name, begin, end) for p in self.about["parts"] for begin, end in p["spans"]]
+            return Frames(header, [files[name][begin:end] for name, begin, end in parts])
+        except (OSError, ValueError, TypeError, KeyError) as e:
+            raise ConfigError(f"message {self.id} in {self.folder} cannot be read: {describe(e)}") from e
 
     def job(self) -> bytes:
         """The job of its run. Raises ConfigError."""
@@ -272,27 +273,62 @@ class Quarantined:
 
 
 def quarantined(run_dir: Path) -> list[Quarantined]:
-    """The messages of a run that are in quarantine, in order. Raises ConfigError where one cannot be read."""
-    folder = run_dir / FOLDER
-    found = []
-    for file in folder.glob("[0-9]*.json"):
-        try:
-            about = json.loads(_read(file))
-            schema = about["schema"]
-        except (ValueError, TypeError, KeyError) as e:
-            raise ConfigError(f"{file} cannot be read: {e!r}") from e
-        if schema != SCHEMA:
-            raise ConfigError(f"{file} was written by another version of flsim: schema {schema}, and not {SCHEMA}")
-        found.append(Quarantined(folder, about))
-    return sorted(found, key=lambda q: q.id)
+    """The messages of a run that are in quarantine, in order: those that can be read."""
+    return _looked_through(run_dir)[0]
+
+
+def unreadable(run_dir: Path) -> dict[str, str]:
+    """Which files of a run's quarantine cannot be read, and why: by the id that their name gives."""
+    return _looked_through(run_dir)[1]
 
 
 def find_message(run_dir: Path, message: str) -> Quarantined:
     """The message of this id. Raises UnknownName or ConfigError."""
-    there = {str(q.id): q for q in quarantined(run_dir)}
+    found, wrong = _looked_through(run_dir)
+    there = {str(q.id): q for q in found}
+    if message in wrong:
+        raise ConfigError(wrong[message])
     if message not in there:
         raise UnknownName("message in quarantine", message, there)
     return there[message]
+
+
+def _looked_through(run_dir: Path) -> tuple[list[Quarantined], dict[str, str]]:
+    folder = run_dir / FOLDER
+    found, wrong = [], {}
+    for file in sorted(folder.glob("[0-9]*.json")):
+        try:
+            about = json.loads(_read(file))
+            _check(about, _ABOUT)
+            if str(about["message"]) != file.stem:
+                raise ValueError("it is about another message than its name says")
+        except (ConfigError, ValueError, TypeError, KeyError, RecursionError) as e:
+            wrong[clean(file.stem, 20)] = clean(f"{file} cannot be read: {describe(e)}", 1000)
+        else:
+            found.append(Quarantined(folder, about))
+    return sorted(found, key=lambda q: q.id), wrong
+
+
+_ABOUT: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("message", "node", "partition", "k", "code", "attempts", "memory", "bytes"), (int,)),
+    **dict.fromkeys(("type", "kind", "client", "error", "reason", "traceback", "app_not_kept"), (str,)),
+    "time_limit": (int, float, NoneType),
+    "versions": (dict,),
+    "parts": (list,),
+}
+"""What the JSON of a message says that is used: a run may be a stranger's."""
+
+
+def _check(about: Any, types: Mapping[str, tuple[type, ...]]) -> None:
+    """Raises ValueError, TypeError or KeyError where ``about`` is not what is written here."""
+    if about["schema"] != SCHEMA:
+        raise ValueError(f"it was written by another version of flsim: schema {about['schema']}, and not {SCHEMA}")
+    for name, known in types.items():
+        value = about[name]
+        if type(value) not in known:
+            raise TypeError(f"its {name} is no {known[0].__name__}")
+        if isinstance(value, (int, float)) and not abs(value) < 2**63:
+            raise ValueError(f"its {name} is too large")
 
 
 def count(run_dir: Path) -> int:
@@ -304,7 +340,14 @@ def left_out(run_dir: Path) -> dict[str, Any]:
     """How many messages of a run are not in quarantine that should be (``messages``), and ``why``; else empty. Raises
     ConfigError."""
     file = run_dir / FOLDER / LEFT_OUT
-    return dict(json.loads(_read(file))) if file.exists() else {}
+    if not file.exists():
+        return {}
+    try:
+        said = dict(json.loads(_read(file)))
+        _check({"schema": SCHEMA, **said}, {"messages": (int,), "why": (str,)})
+    except (ValueError, TypeError, KeyError, RecursionError) as e:
+        raise ConfigError(f"{file} cannot be read: {describe(e)}") from e
+    return said
 
 
 def _archive(folder: Path, code: Code) -> Path:

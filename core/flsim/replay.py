@@ -8,7 +8,6 @@ from __future__ import annotations
 import faulthandler
 import pickle
 import signal
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from flsim.apps import Context, Handler
 from flsim.blackbox import BlackBox
 from flsim.code import Reference
 from flsim.debugger import debugged
-from flsim.envelope import Generators, limited_threads, traceback_of
+from flsim.envelope import Generators, clean, limited_threads, traceback_of
 from flsim.errors import AppLoadError, ConfigError
 from flsim.job import Job, inspect_host, loaded, worker_name
 from flsim.message import Message
@@ -76,7 +75,7 @@ def code_of(quarantined: Quarantined, *, edited: bool = False) -> Code:
 
 def other_versions(quarantined: Quarantined) -> dict[str, tuple[str, str]]:
     """What of this environment is not as it was in the run: by name, the version then and now."""
-    then: Mapping[str, str] = quarantined.about["versions"]
+    then = {clean(name, 100): clean(str(v), 100) for name, v in quarantined.about["versions"].items()}
     now = inspect_host(()).versions
     return {name: (version, now[name]) for name, version in then.items() if now.get(name, version) != version}
 

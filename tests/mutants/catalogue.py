@@ -22,6 +22,11 @@ ENVELOPE, SIZING, LOKY = "core/flsim/envelope.py", "core/flsim/sizing.py", "back
 
 SIMULATION = "tests/test_simulation.py::test_hundreds_of_seeded_runs_hold_the_invariants"
 
+WALL = tuple(
+    f"tests/test_faults.py::test_a_clock_on_the_wall_that_jumps_by_a_day_expires_nothing[{backend}]"
+    for backend in ("serial", "loky")
+)
+
 
 def of_heart(*names: str) -> tuple[str, ...]:
     """Tests of the heart alone."""
@@ -142,6 +147,16 @@ MUTANTS = (
         "np.zeros(a.shape, np.result_type(a.dtype, np.float32))",
         ("tests/test_aggregate.py::test_sums_are_kept_in_float64",),
     ),
+    Mutant(
+        "A worker loop that raises is not heard",
+        "core/flsim/engine.py",
+        "        except BaseException as e:\n            self._fail(e)\n",
+        "        except BackendBroken as e:\n            self._fail(e)\n",
+        tuple(
+            f"tests/test_run.py::test_what_the_engine_raises_by_itself_ends_the_run_with_its_cause[{where}]"
+            for where in ("linkstate.LinkState.returned", "places.Places.update")
+        ),
+    ),
     # ---- messages
     Mutant(
         "Ids come from uuid4",
@@ -186,6 +201,21 @@ MUTANTS = (
         "            now = self._moved = self.clock()\n            push, kind_of",
         "            now = self._moved = time.time()\n            push, kind_of",
         ("tests/test_run.py::test_a_message_whose_ttl_passes_is_ended_by_the_linkstate", SIMULATION),
+    ),
+    Mutant(
+        "The time of a run is taken from the wall clock",
+        LINK,
+        "clock: Callable[[], float] = time.monotonic,",
+        "clock: Callable[[], float] = time.time,",
+        WALL,
+    ),
+    Mutant(
+        "The timeout of a stream is taken from the wall clock",
+        GRID,
+        "import time\n",
+        "import time as clocks\nfrom types import SimpleNamespace\n\n"
+        "time = SimpleNamespace(time=clocks.time, monotonic=clocks.time)\n",
+        WALL,
     ),
     Mutant(
         "A reader of a stream lets no more in",

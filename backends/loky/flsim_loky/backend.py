@@ -74,6 +74,9 @@ class LokyBackend(Backend):
         except BrokenProcessPool as e:  # it died while it was idle
             self._drop(slot)
             future.set_exception(WorkerLost(Cause.NOT_STARTED, _lost(e).detail))
+        except ShutdownExecutorError:  # an abort has met it when the lease that it was for was just done
+            self._drop(slot)
+            future.set_exception(WorkerLost(Cause.NOT_STARTED, "its worker was ended"))
         except BackendBroken as e:
             self._drop(slot)
             future.set_exception(e)

@@ -3,9 +3,15 @@
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import wait
+
+import pytest
 
 import flsim
 from flsim import ClientApp, ConfigRecord, Context, Grid, Message, RecordDict, RunResult, ServerApp
+from flsim.errors import Cause, WorkerLost
+from flsim.plugins import Plugins
+from flsim.testing import Subject
 from flsim.testing.watch import children
 
 client = ClientApp()
@@ -65,3 +71,22 @@ def test_the_environment_says_how_many_threads_a_library_may_start() -> None:
         assert {v["threads"] for v in ask_all(grid)} == {"2,2,2"}
 
     run(main, cpus=2, each=2)
+
+
+def test_an_abort_that_meets_a_worker_which_is_just_done_costs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease comes back between the look whether it is done, and the end of its worker."""
+    with Subject(Plugins().backend("loky").spec, {"cpus": 1.0}).desk() as desk:
+        desk.start()
+        future = desk.submit("rest")
+
+        def done() -> bool:
+            wait([future])
+            return False
+
+        monkeypatch.setattr(future, "done", done)
+        desk.backend.abort(future)
+        assert desk.outcome(future).error is None
+        with pytest.raises(WorkerLost) as lost:
+            desk.answer("echo")
+        assert lost.value.cause is Cause.NOT_STARTED
+        assert desk.answer("echo").error is None

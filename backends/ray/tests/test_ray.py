@@ -366,6 +366,7 @@ ON_THIS_HOST = {  # checks that come to something else there than on a cluster t
     "what_start_started_ends_with_a_driver_that_is_killed",
     "nothing_listens_beyond_this_host",
     "what_is_secret_is_in_no_file_no_argument_and_no_output",
+    "a_script_without_a_guard_and_the_cells_of_a_notebook_run_what_they_define",
 }
 
 

@@ -161,8 +161,10 @@ def work(msg: Message, context: Context) -> Message:
 
 @client.query("wait")
 def wait(msg: Message, context: Context) -> Message:
-    """Note in which process, wait until there is a file ``go on`` beside the note, and draw a number."""
+    """Note in which process, wait until there is a file ``go on`` beside the note, and draw a number. Hold so many
+    ``mebibytes`` meanwhile."""
     folder = Path(plan(msg)["folder"])
+    _holds = bytearray(b"x") * (int(plan(msg).get("mebibytes", 0)) * 2**20)
     note(folder, str(os.getpid()))
     if not until((folder / "go on").exists, float(plan(msg)["patience"])):
         raise TimeoutError("nobody said that this may go on")

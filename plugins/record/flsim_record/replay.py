@@ -46,7 +46,7 @@ def replay(
     which the message ends this process.
     """
     from flsim.fleet import seconds
-    from flsim.quarantine import find_message, left_out, quarantined
+    from flsim.quarantine import find_message, left_out, quarantined, unreadable
     from flsim_record.find import find_run
 
     if time_limit is not None:
@@ -56,7 +56,10 @@ def replay(
         from flsim_record.shown import show_quarantine
 
         show_quarantine(
-            [q.about for q in quarantined(folder)], left_out(folder), run if runs_dir == Path("runs") else str(folder)
+            [q.about for q in quarantined(folder)],
+            left_out(folder),
+            list(unreadable(folder).values()),
+            run if runs_dir == Path("runs") else str(folder),
         )
         return
     raise typer.Exit(_replay(find_message(folder, message), debug, edited, limits, time_limit))
@@ -94,7 +97,7 @@ def _announce(about: Mapping[str, Any], code: str, time_limit: float | None, mem
     held += [f"with at most {mebibytes(memory)} of memory"] if memory else []
     print(
         f"message {about['message']} to node {about['node']} (partition {about['partition']}), {plain(about['type'])}\n"
-        f"in the run:  {about['error']}, attempts: {about['attempts']}; {plain(about['reason'])}\n"
+        f"in the run:  {plain(about['error'])}, attempts: {about['attempts']}; {plain(about['reason'])}\n"
         f"its code:    {plain(about['client'])} of {plain(code)}\n"
         f"it now runs in this process ({os.getpid()}) {' and '.join(held) or 'without a limit'}, and may end it as it "
         "ended its worker.\n"

@@ -96,9 +96,9 @@ def show_run(run: Mapping[str, Any]) -> None:
             console.print()
             console.print(Text(title, "bold underline"))
             console.print(table)
-    if run["quarantine"] or run["left_out"]:
+    if run["quarantine"] or run["left_out"] or run["unreadable"]:
         console.print()
-        _print_quarantine(console, run["quarantine"], run["left_out"], run["folder"])
+        _print_quarantine(console, run["quarantine"], run["left_out"], run["unreadable"], run["folder"])
     more = len(run["workers"]) - WORKERS
     if more > 0:
         console.print(f"… and {more:,} more workers")
@@ -146,17 +146,23 @@ def show_compared(several: Mapping[str, Any]) -> None:
         console.print("all came to the same state" if len(digests) == 1 else "they came to different states")
 
 
-def show_quarantine(messages: Sequence[Mapping[str, Any]], left_out: Mapping[str, Any], run: str) -> None:
+def show_quarantine(
+    messages: Sequence[Mapping[str, Any]], left_out: Mapping[str, Any], unreadable: Sequence[str], run: str
+) -> None:
     """Print which messages of ``run`` are in quarantine."""
     console = _console()
-    if not messages and not left_out:
+    if not messages and not left_out and not unreadable:
         console.print(_text(f"no message of {run} is in quarantine: none has cost its worker"))
         return
-    _print_quarantine(console, messages, left_out, run)
+    _print_quarantine(console, messages, left_out, unreadable, run)
 
 
 def _print_quarantine(
-    console: Console, messages: Sequence[Mapping[str, Any]], left_out: Mapping[str, Any], run: str
+    console: Console,
+    messages: Sequence[Mapping[str, Any]],
+    left_out: Mapping[str, Any],
+    unreadable: Sequence[str],
+    run: str,
 ) -> None:
     console.print(Text("quarantine", "bold underline"))
     table = _table("message:", "node:", "type", "error", "attempts:", "reason")
@@ -165,6 +171,8 @@ def _print_quarantine(
         reason = clean(plain(about["reason"]), REASON)
         table.add_row(*map(_text, (*numbers, about["type"], about["error"], f"{about['attempts']}", reason)))
     console.print(table)
+    for why in unreadable:
+        console.print(_text(why))
     if left_out:
         console.print(_text(f"not kept: {left_out['messages']:,} more, the last: {left_out['why']}"))
     if messages:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flsim.message import ErrorCode
-from flsim.quarantine import left_out, quarantined
+from flsim.quarantine import left_out, quarantined, unreadable
 from flsim_record.kept import Kept
 
 SLOWEST = 5
@@ -75,6 +75,7 @@ def _summary(kept: Kept) -> dict[str, Any]:
         "metrics": metrics(kept),
         "failures": failures(kept),
         "quarantine": [q.about for q in quarantined(kept.folder)],
+        "unreadable": list(unreadable(kept.folder).values()),
         "left_out": left_out(kept.folder),
         "slowest_nodes": slowest_nodes(kept),
         "workers": workers(kept),

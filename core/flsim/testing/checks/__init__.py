@@ -17,6 +17,7 @@ from flsim.testing.checks import (  # isort: skip
     secrets as _11b,  # noqa: F401
     payload as _12,  # noqa: F401
     faults as _13,  # noqa: F401
+    scripts as _13b,  # noqa: F401
 )
 from flsim.testing.checks.registry import CHECKS, Check, Result
 

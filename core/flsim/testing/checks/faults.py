@@ -106,31 +106,34 @@ def _error(reply: Message, code: ErrorCode, what: str) -> Error:
 
 _foreign = ServerApp()
 
+_FOREIGN = "flsim_only_in_the_driver"
+
 
 @check(13, "isolation")
 def what_a_worker_cannot_import_is_the_error_of_its_message(subject: Subject) -> None:
-    """Content of a module that the driver has and the workers, which are no forks of it, have not: the error names the
-    worker and the module. BLAS works in them, though it has worked in the driver, which a fork may not survive."""
-    subject.run(_foreign)
-
-
-@_foreign.main()
-def _send_foreign(grid: Grid, context: Context) -> None:
+    """Content of a module that the driver has had since before any worker was started, and the workers, which are no
+    forks of it, have not: the error names the worker and the module. BLAS works in them, though it has worked in the
+    driver by then, which a fork may not survive."""
     import numpy as np
 
     matrix = np.ones((500, 500))
     assert (matrix @ matrix).sum() == 500**3
-    module = types.ModuleType("flsim_only_in_the_driver")
-    sys.modules[module.__name__] = module
+    module = types.ModuleType(_FOREIGN)
+    exec("class Foreign: ...", module.__dict__)
+    sys.modules[_FOREIGN] = module
     try:
-        exec("class Foreign: ...", module.__dict__)
-        nodes = list(grid.get_node_ids())
-        bad = Message(module.Foreign(), nodes[0], "query.echo")
-        replies = grid.send_and_receive([bad, *(_asked(n, "threads") for n in nodes[1:])])
+        subject.run(_foreign)
     finally:
-        del sys.modules[module.__name__]
+        del sys.modules[_FOREIGN]
+
+
+@_foreign.main()
+def _send_foreign(grid: Grid, context: Context) -> None:
+    nodes = list(grid.get_node_ids())
+    bad = Message(sys.modules[_FOREIGN].Foreign(), nodes[0], "query.echo")
+    replies = grid.send_and_receive([bad, *(_asked(n, "threads") for n in nodes[1:])])
     error = _error(replies[0], ErrorCode.MESSAGE_UNDECODABLE, "content of a module that a worker has not")
-    for text in ("in worker ", "ModuleNotFoundError", module.__name__):
+    for text in ("in worker ", "ModuleNotFoundError", _FOREIGN):
         assert text in error.reason, f"the reason does not say {text!r}: {error.reason}"
     assert all(r.has_content() for r in replies[1:]), "an innocent message failed"
 

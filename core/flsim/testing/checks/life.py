@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -117,6 +118,28 @@ def abort_ends_a_lease_and_its_worker_is_replaced(subject: Subject) -> None:
         done = desk.submit("echo", place=eventually_places(desk, 1)[0])
         assert desk.outcome(done).error is None
         desk.backend.abort(done)
+        for place in eventually_places(desk, 2):
+            assert desk.answer("echo", place=place).error is None
+
+
+@check(6, "abort")
+def abort_ends_a_worker_that_does_not_run_at_all(subject: Subject) -> None:
+    """One that is stopped, as by SIGSTOP, and hears nothing: the future fails as *aborted*, the process is gone, and
+    another takes its place."""
+    with subject.desk() as desk, temporary_folder() as folder:
+        desk.start()
+        future = desk.submit("begin", seconds=600.0, folder=str(folder))
+        assert until(lambda: len(notes(folder)) == 1, desk.patience), "the lease does not begin"
+        pid = int(notes(folder)[0])
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            desk.backend.abort(future)
+            error = lost(desk, future)
+            assert error.cause is Cause.ABORTED, f"an aborted lease was reported as {error!r}"
+            assert until(lambda: not alive(pid), desk.patience), "the process of an aborted lease lives on"
+        finally:
+            if alive(pid):
+                kill(pid)
         for place in eventually_places(desk, 2):
             assert desk.answer("echo", place=place).error is None
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+from flsim.blackbox import boxes_in
 from flsim.errors import Cause, UnsupportedResources
 from flsim.fleet import Kind
 from flsim.resources import Resources
-from flsim.testing.apps import client, held
+from flsim.testing.apps import client, held, notes
 from flsim.testing.checks.registry import check
 from flsim.testing.checks.servers import hold_all, unreached
 from flsim.testing.checks.tools import (
@@ -18,6 +21,7 @@ from flsim.testing.checks.tools import (
     values,
 )
 from flsim.testing.subject import Subject
+from flsim.testing.watch import kill, until
 
 
 @check(3)
@@ -114,6 +118,24 @@ def a_message_that_takes_more_memory_than_it_may_ends_its_worker(subject: Subjec
         assert error.cause is Cause.MEMORY, f"a worker that took too much was reported as {error!r}"
         assert "300 MiB" in str(error), f"what it may hold is not said: {error}"
         assert eventually_answers(desk).error is None
+
+
+@check(3, "isolation")
+def a_worker_that_something_else_kills_says_what_it_held(subject: Subject) -> None:
+    """With 100 MiB of its message's, as the kernel kills a process when the host has no memory left: it is lost by a
+    cause that charges the message, and that says how much it had held."""
+    most = 100 * 2**20
+    with subject.desk() as desk, temporary_folder() as folder:
+        desk.start()
+        future = desk.submit("wait", folder=str(folder), mebibytes=100, patience=subject.patience)
+        assert until(lambda: bool(notes(folder)), desk.patience), "the lease does not begin"
+        seen = until(lambda: any(box.peak >= most for box in boxes_in(desk.info.folder).values()), desk.patience)
+        assert seen, "what a worker holds is not noted"
+        kill(int(notes(folder)[0]))
+        error = lost(desk, future)
+        assert error.cause.charges, f"a worker that was killed was reported as {error!r}"
+        held = re.search(r"it had held up to ([\d,]+) MiB", str(error))
+        assert held and int(held[1].replace(",", "")) >= 100, f"what it held is not said: {error}"
 
 
 @check(3, "isolation")

@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 from flsim.apps import Context, ServerApp
+from flsim.folder import HeldFolder
 from flsim.grid import Grid
 from flsim.message import Message
 from flsim.records import ConfigRecord, RecordDict
@@ -26,9 +29,9 @@ _keep = ServerApp()
 
 @check(11)
 def what_is_secret_is_in_no_file_no_argument_and_no_output(subject: Subject) -> None:
-    """While a driver of its own has a run at work, with a secret in the app's config and one in the environment, these
-    are in none of its files, of the arguments of its processes, of its lines and errors; and no other user can open a
-    file of the run, nor its shared memory."""
+    """While a driver of its own has a run at work, with a secret in the app's config and one in the environment, and
+    again when all is written and nothing removed yet, these are in none of its files, of the arguments of its
+    processes, of its lines and errors; and no other user can open a file of the run, nor its shared memory."""
     import cloudpickle
 
     # Not within a folder that is closed to others already; and short, since a socket's path may hold 107 bytes.
@@ -52,7 +55,12 @@ def what_is_secret_is_in_no_file_no_argument_and_no_output(subject: Subject) -> 
                     assert at_work and notes(folder), f"the run is not at work: {(folder / 'printed').read_text()}"
                     _inspect(driver.pid, files)
                     (folder / "go on").touch()
+                    ended = until(lambda: (folder / "over").exists() or driver.poll() is not None, subject.patience)
+                    assert ended, (folder / "printed").read_text()
+                    _inspect(driver.pid, files)  # again, with all that is written as a run goes on and ends
+                    (folder / "leave").touch()
                     assert driver.wait(subject.patience) == 0, (folder / "printed").read_text()
+                    _inspect_files(files)
                 finally:
                     driver.kill()
             _absent((folder / "printed").read_bytes(), "what was printed")
@@ -65,9 +73,7 @@ def _inspect(driver: int, files: Path) -> None:
     processes = {driver, *children(driver)}
     for pid in processes:
         _absent(command(pid).encode(), f"the arguments of {command(pid)[:40]!r}")
-    for path in files.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            _absent(path.read_bytes(), str(path))
+    _inspect_files(files)
     memory = shared_memory(processes)
     open_ = [p for p in (*files.iterdir(), *memory) if not p.is_symlink() and p.stat().st_mode & 0o077]
     assert not open_, f"other users can open {open_}"
@@ -80,14 +86,29 @@ def _inspect(driver: int, files: Path) -> None:
         assert not tried.stdout, f"another user can read {tried.stdout}"
 
 
+def _inspect_files(files: Path) -> None:
+    for path in files.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            with suppress(FileNotFoundError):  # a process that is ending has removed it
+                _absent(path.read_bytes(), str(path))
+
+
 def _absent(content: bytes, where: str) -> None:
     for secret in (_CONFIGURED, _EXPORTED):
         assert secret.encode() not in content, f"the {secret.replace('-', ' ')} is in {where}"
 
 
 def drive(subject: Subject, folder: str) -> None:
-    """Be the driver."""
-    subject.run(_keep, nodes=4, config={"secret": _CONFIGURED, "folder": folder})
+    """Be the driver, who shows the files of the run once more when nothing writes to them any longer."""
+    remove = HeldFolder.remove
+
+    def shown(held: HeldFolder) -> None:
+        Path(folder, "over").touch()
+        until(Path(folder, "leave").exists, 60)
+        remove(held)
+
+    with mock.patch.object(HeldFolder, "remove", shown):
+        subject.run(_keep, nodes=4, config={"secret": _CONFIGURED, "folder": folder})
 
 
 @_keep.main()
