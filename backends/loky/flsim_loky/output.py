@@ -125,7 +125,10 @@ class Output:
         if not self._name:  # the first line is what _begin of the worker says
             self._name = f"worker {line}"
             return
-        if not line or self.left <= 0:
+        if self.left <= 0:
+            return
+        if not line:
+            self.left -= 1  # or a child that writes nothing else would be read for ever at the end
             return
         text = f"{self._name} | {line}"
         if len(text) > self.left:

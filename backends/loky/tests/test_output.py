@@ -57,6 +57,15 @@ def test_a_flood_is_read_to_its_end_and_cut_until_the_next_lease() -> None:
     assert shown[-1] == "worker 17 | after"
 
 
+def test_lines_of_nothing_are_not_shown_and_count() -> None:
+    with outputs() as (made, shown):
+        output, writing = made.new()
+        with writing:
+            write(writing, b"17\n", *[b"\n" * 50_000] * 2, b"end of it\n")
+            assert output.left <= 0
+    assert shown == []
+
+
 def test_what_holds_a_pipe_for_ever_does_not_hold_the_end_of_the_run() -> None:
     with outputs() as (made, shown):
         _, writing = made.new()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -31,13 +32,16 @@ def written_by_this_process() -> Iterator[Callable[[], str]]:
     """Yields a function that says what was written until now to the file descriptors 1 and 2 of this process, and by
     what it has started."""
     with tempfile.TemporaryFile() as file, ExitStack() as stack:
-        for fd in (1, 2):
+        for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
+            stream.flush()  # what it still holds is to go where it would have gone
             before = os.dup(fd)
             stack.callback(os.close, before)
             stack.callback(os.dup2, before, fd)
             os.dup2(file.fileno(), fd)
 
         def written() -> str:
+            sys.stdout.flush()
+            sys.stderr.flush()
             return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
 
         yield written
