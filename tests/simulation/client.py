@@ -2,12 +2,23 @@
 
 from flsim import ClientApp, Context, Message, MetricRecord
 
-RAISES, MUTE = "raises", "mute"
-"""What a message does to it: it raises, or returns no Message."""
+RAISES, MUTE, UNREADABLE, GARBLED, LARGE = "raises", "mute", "unreadable", "garbled", "large"
+"""What a message does to it: it raises; returns no Message; is not reached, since a worker cannot decode the message;
+returns what the driver cannot decode, or more than it takes."""
+
+LARGEST = 20_000
+"""Bytes that the driver takes."""
 
 KEPT = 3
 
 client = ClientApp()
+
+
+class Garbled:
+    """Is encoded, and cannot be decoded."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return int, ("garbled",)
 
 
 @client.train()
@@ -26,6 +37,10 @@ def answer(msg: Message, context: Context) -> Message:
         raise ValueError(number)
     if fault == MUTE:
         return None  # type: ignore[return-value]
+    if fault == GARBLED:
+        return Message(Garbled(), reply_to=msg)
+    if fault == LARGE:
+        return Message(bytes(2 * LARGEST), reply_to=msg)
     total = None if model is None else int(model.sum())
     return Message((number, tuple(kept(context)), float(context.rng.random()), total), reply_to=msg)
 

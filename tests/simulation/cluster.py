@@ -12,7 +12,7 @@ from flsim.heart import Lease
 from flsim.job import Host
 from flsim.payload import Frames, Shared
 from flsim.resources import Place, Resources
-from flsim.wire import PROBE, Terms
+from flsim.wire import NOT_LOADED, PROBE, Terms, reply
 from flsim.worker import run_lease
 
 from .choices import Choices
@@ -72,6 +72,11 @@ class Cluster(Backend):
         self.changed: Callable[[], None] = lambda: None
         self.running = False
         self.patience = 60.0
+        self.refuses = False
+        """Whether to submit raises from now on."""
+        self.refused = False
+        self.unloaded = False
+        """Whether a worker could not load the app."""
         self.probed_foreign = False
         """Whether the probe of the foreign place was answered."""
         self._inspected = ""
@@ -84,8 +89,14 @@ class Cluster(Backend):
     def capacity(self) -> list[Place]:
         return list(self.hosts.values())
 
-    @kept
     def submit(self, frames: Frames, need: Resources, place: Place, devices: tuple[int, ...] = ()) -> Future[Frames]:
+        if self.refuses:
+            self.refused = True
+            raise OSError("no lease is taken any more")
+        return self._take(frames, place)
+
+    @kept
+    def _take(self, frames: Frames, place: Place) -> Future[Frames]:
         assert self.running, "a lease comes before the start or after the end"
         what, told, *_ = pickle.loads(frames.header)
         work = AtWork(place.name, frames)
@@ -129,6 +140,11 @@ class Cluster(Backend):
                 buffers.append(buffer)
         self._inspected = work.place
         return run_lease(Frames(work.frames.header, buffers))
+
+    def cannot_load(self) -> Frames:
+        """What a worker sends back in which the app cannot be imported."""
+        self.unloaded = True
+        return reply(NOT_LOADED, "no such module")
 
     def inspect(self, requirements: Sequence[str]) -> Host:
         """Stands for ``inspect_host`` in a worker."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from unittest import mock
 
 from flsim import job
-from flsim.engine import Run
+from flsim.engine import LARGEST_REPLY, Run
 from flsim.events import Event, Observers
 from flsim.job import Host
 from flsim.linkstate import Inbox, LinkState
 
+from .client import LARGEST
 from .clock import VirtualLoop
 from .cluster import OWN
 from .watched import WatchedHeart
@@ -39,6 +40,7 @@ def instead(world: "Simulated") -> Iterator[None]:
             "flsim.engine.HeldFolder": lambda prefix: SimpleNamespace(path=Path("nowhere"), remove=lambda: None),
             "flsim.linkstate.Heart": lambda needs: WatchedHeart(needs, world.happened, world.wrong),
             "flsim.linkstate.UNTAKEN": UNTAKEN,
+            "flsim.engine.host_memory": lambda: LARGEST / LARGEST_REPLY,
             "flsim.backend.BackendSpec.load": lambda spec: lambda options: world.cluster,
             "flsim.places.inspect_host": lambda requirements: Host("driver", OWN, ()),
             "flsim.worker.inspect_host": world.cluster.inspect,

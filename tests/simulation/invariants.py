@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flsim import ErrorCode
-from flsim.errors import BackendBroken
+from flsim.errors import AppLoadError, BackendBroken
 
-from .client import KEPT, MUTE, RAISES
+from .client import GARBLED, KEPT, LARGE, MUTE, RAISES, UNREADABLE
 from .player import MODEL
 from .program import DEADLY, FROZEN, HANGS, Letter
 
@@ -29,11 +29,12 @@ def check_windows(world: "Simulated") -> None:
 def check_refusal(world: "Simulated", error: Exception) -> None:
     """A run that does not begin has a reason, too."""
     if world.player.begun:
-        assert isinstance(error, BackendBroken), f"the run broke by {error!r}"
+        known = AppLoadError if world.cluster.unloaded else BackendBroken
+        assert isinstance(error, (known, BackendBroken)), f"the run broke by {error!r}"
         return
     world.say("the run does not begin")
     if isinstance(error, BackendBroken):
-        assert world.cluster.probed_foreign, f"all versions are the driver's: {error}"
+        assert world.cluster.probed_foreign or world.cluster.refused, f"all versions are the driver's: {error}"
     else:
         fits = [world.heart.at_once(kind) for kind in range(len(world.program.kinds))]
         assert 0 in fits, f"each kind fits, and it is said: {error}"
@@ -43,7 +44,10 @@ def check_end(world: "Simulated") -> None:
     heart = world.heart
     for error in world.wrong:
         raise error
-    assert bool(world.broken) == bool(heart.broken), f"the run broke: {world.broken}"
+    cluster = world.cluster
+    reasons = bool(heart.broken), cluster.refused, cluster.unloaded
+    assert not world.broken or any(reasons), f"the run broke: {world.broken}"
+    assert world.broken or not any(reasons), f"the run went on: {heart.broken or (reasons, world.trace[-3:])}"
     assert not heart.entries, f"these have no reply: {sorted(heart.entries)}"
     assert heart.ended == set(heart.pushed) == set(world.accepted), "a message has no terminal reply"
     for type_, count in world.link.counts.items():
@@ -87,6 +91,9 @@ def _check_code(world: "Simulated", id_: int, letter: Letter, code: int) -> None
     grounds = {
         ErrorCode.CLIENT_APP_RAISED_EXCEPTION: letter.fault == RAISES,
         ErrorCode.REPLY_INVALID: letter.fault == MUTE,
+        ErrorCode.MESSAGE_UNDECODABLE: letter.fault == UNREADABLE,
+        ErrorCode.REPLY_UNDECODABLE: letter.fault == GARBLED,
+        ErrorCode.REPLY_TOO_LARGE: letter.fault == LARGE,
         ErrorCode.MESSAGE_UNAVAILABLE: letter.ttl is not None,
         ErrorCode.WORKER_DIED: heart.deaths[id_] == 2,
         ErrorCode.OUT_OF_MEMORY: heart.deaths[id_] == 2,

@@ -28,7 +28,7 @@ DAY = 86_400.0
 
 DEATHS = sorted(CHARGING, key=lambda cause: cause.value)
 
-EVENTS = ("kill", "leave", "ghost", "hosts", "standstill", "wall", "vanish")
+EVENTS = ("kill", "leave", "ghost", "hosts", "standstill", "wall", "vanish", "refuse", "unload")
 """Each world knows some of them alone, so that none hides what others would show."""
 
 
@@ -53,7 +53,7 @@ class Outside:
 
     def happens(self, end: float | None) -> None:
         """One event. Who waits does so until ``end``."""
-        match self._pick(18):
+        match self._pick(19):
             case 0 | 1 | 2 | 3:
                 self._loop.turn()
             case 4 | 5:
@@ -78,6 +78,9 @@ class Outside:
             case 17 if "wall" in self._may:
                 self._world.say("the wall clock is set")
                 self._world.clocks.wall += one_of(self._choices, (DAY, -DAY, -3600.0))
+            case 18 if "refuse" in self._may and not self._pick(200):
+                self._world.say("the backend takes no lease any more")
+                self._cluster.refuses = True
             case _:
                 self._loop.turn()
 
@@ -149,6 +152,10 @@ class Outside:
                 self._lose(work, Cause.EXITED)
         elif FROZEN not in faults:
             self._world.clocks.step = one_of(self._choices, (1e-5, 1e-3, 0.1, 3.0))
+            if lease is not None and "unload" in self._may and not self._pick(600):
+                self._world.say("a worker cannot load the app", work.place)
+                self._cluster.comes_back(work, self._cluster.cannot_load())
+                return
             frames = self._cluster.answer(work)
             if lease is not None:
                 self._ghosts.append((lease, frames))

@@ -7,6 +7,7 @@ import numpy as np
 
 from flsim import ConfigRecord, Context, Grid, Message
 
+from .client import UNREADABLE, Garbled
 from .program import Letter, Program, Step
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Player:
         model = np.ones(MODEL, np.uint8)
         made = []
         for m in letters:
-            content = (m.number, m.fault, model if m.model else None)
+            content = Garbled() if m.fault == UNREADABLE else (m.number, m.fault, model if m.model else None)
             made.append((m, Message(content, m.node, m.type, ttl=m.ttl)))
         self.sent += made
         return [message for _, message in made]

@@ -6,7 +6,7 @@ from flsim import Resources
 from flsim.fleet import Kind
 
 from .choices import Choices, one_of
-from .client import MUTE, RAISES, client
+from .client import GARBLED, LARGE, MUTE, RAISES, UNREADABLE, client
 
 DEADLY, HANGS, FROZEN = "deadly", "hangs", "frozen"
 """What a message does to its worker, beside what it does to its ClientApp: kill it, run into its time limit, stop it
@@ -87,6 +87,7 @@ def draw_program(choices: Choices, steps: int) -> Program:
         for _ in range(1 + pick((3, 8, 40)[pick(3)])):
             node = pick(len(limits))
             faults = ["", "", "", RAISES, MUTE, DEADLY] + ([] if limits[node] is None else [HANGS, FROZEN])
+            faults += [UNREADABLE, GARBLED, LARGE]
             fault = one_of(choices, faults) if faulty and not pick(3) else ""
             ttl = None if patient or pick(4) else (0.5, 3.0, 60.0)[pick(3)]
             made.append(Letter(count, 2 + node, ("train", "query")[pick(2)], fault, ttl, not pick(3)))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from flsim import ErrorCode, RunResult, stall
 from flsim.backend import BackendSpec, HostOptions
-from flsim.errors import BackendBroken, UnsupportedResources
+from flsim.errors import AppLoadError, BackendBroken, UnsupportedResources
 from flsim.events import Announced, Event, Returned
 from flsim.plan import Plan
 from flsim.project import Project
@@ -76,7 +76,7 @@ class Simulated:
             self.heart = self.link.heart
             try:
                 self.result = run.execute()
-            except (BackendBroken, UnsupportedResources) as e:
+            except (BackendBroken, UnsupportedResources, AppLoadError) as e:
                 self.broken = str(e)
                 invariants.check_refusal(self, e)
         self.happened["kinds are mixed"] += len({e.kind for e in self.heart.pushed.values()}) > 1
