@@ -19,8 +19,9 @@ from helpers import ask, codes, execute, python, server_of
 from installed import skip_without
 
 import flsim
-from flsim import ClientApp, ConfigRecord, Context, ErrorCode, Grid, Message, RecordDict, RunResult
+from flsim import ClientApp, ConfigRecord, Context, Error, ErrorCode, Grid, Message, RecordDict, RunResult
 from flsim.backend import BackendSpec, HostOptions
+from flsim.envelope import TEXT_LIMIT, TRACEBACK_LIMIT
 from flsim.errors import BackendBroken, Cause, WorkerLost
 from flsim.fleet import Kind
 from flsim.payload import Frames
@@ -56,6 +57,31 @@ def test_whatever_a_clientapp_raises_is_the_error_of_its_message_and_of_no_other
         assert codes(ask(grid, "echo")) == [None] * 3
 
     run(checks_client, main, nodes=3, backend=backend, cpus=1)
+
+
+def test_an_error_that_a_clientapp_returns_is_bounded_and_has_no_power_over_the_terminal() -> None:
+    app = ClientApp()
+
+    @app.query("refuse")
+    def refuse(msg: Message, context: Context) -> Message:
+        context.state["kept"] = ConfigRecord({"a": 1})
+        endless = "\x1b[2J" + "R" * 5_000_000
+        return Message(Error(42, endless, endless), reply_to=msg)
+
+    @app.query("kept")
+    def kept(msg: Message, context: Context) -> Message:
+        assert "kept" not in context.state, "an error leaves the state as it was"
+        return Message(RecordDict(), reply_to=msg)
+
+    def main(grid: Grid, context: Context) -> None:
+        (reply,) = ask(grid, "refuse")
+        error = reply.error
+        assert (error.code, len(error.reason), len(error.traceback)) == (42, TEXT_LIMIT, TRACEBACK_LIMIT)
+        assert error.reason.startswith("\N{REPLACEMENT CHARACTER}[2JRRR")
+        assert "\x1b" not in error.traceback
+        assert codes(ask(grid, "kept")) == [None]
+
+    run(app, main, nodes=1)
 
 
 def test_a_poison_message_among_others_costs_at_most_three_deaths_and_nobody_else_an_attempt(tmp_path: Path) -> None:
