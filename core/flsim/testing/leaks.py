@@ -8,14 +8,16 @@
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from flsim.testing.watch import children, until
+from flsim.testing.watch import children, open_files, until
 
 __all__ = ["ctrl_c_is_heard", "folder_for_temporary_files", "nothing_is_left_behind"]
 
@@ -48,19 +50,32 @@ def folder_for_temporary_files() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(folder_for_temporary_files: Path) -> Iterator[None]:
-    """No thread, process or temporary folder of a test outlives it by more than a few seconds."""
+    """No thread, process, open file or temporary folder of a test outlives it by more than a few seconds."""
     before = _left()
-
-    def left() -> list[set[object]]:
-        return [now - then for now, then in zip(_left(), before, strict=True)]
-
     yield
-    assert until(lambda: not any(left()), PATIENCE), f"threads, processes and folders are left behind: {left()}"
+    assert until(lambda: not _left() - before, PATIENCE), f"this is left behind: {dict(_left() - before)}"
 
 
 PATIENCE = 5.0
 
+KEPT = ("socket", "anon_inode:", "/memfd:doublemapper", "/dev/", "/usr/")
+"""Open files that a library may keep for the rest of the process: those of an event loop, as jupyter_client does, and
+what it reads from. Those of a backend are counted by the check ``what_starts_again_and_again_leaves_nothing``, with all
+others, from its second start on."""
 
-def _left() -> tuple[set[object], set[object], set[object]]:
-    threads = {t.name for t in threading.enumerate() if t.is_alive()}
-    return set(threads), set(children()), {p.name for p in Path(tempfile.gettempdir()).glob("flsim-*")}
+
+def _left() -> Counter[tuple[str, object]]:
+    """How many there are of each."""
+    there: Counter[tuple[str, object]] = Counter()
+    there.update(("thread", t.name) for t in threading.enumerate() if t.is_alive())
+    there.update(("process", pid) for pid in children())
+    there.update(("folder", p.name) for p in Path(tempfile.gettempdir()).glob("flsim-*"))
+    files, trackers = open_files(), _of_trackers()
+    there.update(("open file", name) for fd, name in files.items() if fd not in trackers and not name.startswith(KEPT))
+    return there
+
+
+def _of_trackers() -> set[object]:
+    """The pipes to Python's and loky's resource trackers, which stay as long as this process."""
+    modules = (sys.modules.get(f"{of}.resource_tracker") for of in ("multiprocessing", "loky.backend"))
+    return {module._resource_tracker._fd for module in modules if module is not None}

@@ -5,6 +5,7 @@ By /proc, so on Linux."""
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import socket
@@ -73,13 +74,19 @@ def shared_memory(pids: set[int]) -> set[Path]:
     return {path for path in found if path.exists()}
 
 
-def segments() -> int:
-    """How many nameless segments of shared memory this process has open."""
-    links = []
+def open_files() -> dict[int, str]:
+    """What the files that this process has open lead to, by their number, without the numbers that pipes and sockets
+    have of their own."""
+    links = {}
     for fd in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # it has just been closed, as that of the folder itself
-            links.append(str(fd.readlink()))
-    return sum(link.startswith("/memfd:flsim") for link in links)
+            links[int(fd.name)] = re.sub(r":\[\d+\]$", "", str(fd.readlink()))
+    return links
+
+
+def segments() -> int:
+    """How many nameless segments of shared memory this process has open."""
+    return sum(link.startswith("/memfd:flsim") for link in open_files().values())
 
 
 def mapped() -> int:
