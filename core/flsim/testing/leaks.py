@@ -6,6 +6,7 @@
 """
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -58,10 +59,10 @@ def nothing_is_left_behind(folder_for_temporary_files: Path) -> Iterator[None]:
 
 PATIENCE = 5.0
 
-KEPT = ("socket", "anon_inode:", "/memfd:doublemapper", "/dev/", "/usr/")
-"""Open files that a library may keep for the rest of the process: those of an event loop, as jupyter_client does, and
-what it reads from. Those of a backend are counted by the check ``what_starts_again_and_again_leaves_nothing``, with all
-others, from its second start on."""
+KEPT = re.compile("socket|anon_inode:|/memfd:doublemapper|/dev/|/usr/|.*/session_[^/]*/logs/")
+"""Open files that a library may keep for the rest of the process: those of an event loop, as jupyter_client does, what it
+reads from, and the log of Ray's last connection. Those of a backend are counted by the check
+``what_starts_again_and_again_leaves_nothing``, with all others, from its second start on."""
 
 
 def _left() -> Counter[tuple[str, object]]:
@@ -71,7 +72,7 @@ def _left() -> Counter[tuple[str, object]]:
     there.update(("process", pid) for pid in children())
     there.update(("folder", p.name) for p in Path(tempfile.gettempdir()).glob("flsim-*"))
     files, trackers = open_files(), _of_trackers()
-    there.update(("open file", name) for fd, name in files.items() if fd not in trackers and not name.startswith(KEPT))
+    there.update(("open file", name) for fd, name in files.items() if fd not in trackers and not KEPT.match(name))
     return there
 
 
