@@ -521,6 +521,15 @@ def test_rows_are_bounded_and_it_is_said_that_they_were_cut(tmp_path: Path) -> N
     assert max(n for n in result.table("leases")["lease"]) <= 20
 
 
+def test_notes_are_bounded_and_it_is_said_that_they_were_cut(tmp_path: Path) -> None:
+    def main(grid: Grid, context: Context) -> None:
+        for i in range(2 * tables.NOTES):
+            grid.link.announce(f"{i}")
+
+    notes = kept(tmp_path, main).table("notes")["text"]
+    assert (len(notes), notes[-1]) == (tables.NOTES, "no more notes are kept")
+
+
 def test_metrics_of_nodes_are_bounded_and_those_of_the_whole_are_not(tmp_path: Path) -> None:
     def main(grid: Grid, context: Context) -> None:
         for round in range(1, 11):

@@ -27,6 +27,9 @@ WRITE_EVERY = 0.5
 BUSY = 1000
 """Messages that end between two writes, beyond which their rows are packed."""
 
+NOTES = 10_000
+"""Notes that are kept at most: what the children of ClientApps write on loky is one a line."""
+
 FAILED_MORE = 10
 """Of messages beyond the bound, those that failed are kept until they are one for so many within it."""
 
@@ -47,6 +50,7 @@ class Tables:
         self._left = rows
         self._failed_left = rows // FAILED_MORE
         self._values_left = rows
+        self._notes_left = NOTES
         self._begun: float | None = None
         self._written = time.monotonic()
         self._plain = array("d")
@@ -81,7 +85,7 @@ class Tables:
             case Reported():
                 self._report(event)
             case Announced():
-                self._notes.append((self._time(event.at), event.text))
+                self._note(self._time(event.at), event.text)
             case ServerAppCalled():
                 self._begun = event.at
                 self._start = [(event.at,)]
@@ -189,6 +193,13 @@ class Tables:
         count[1] += failed
         count[2] += kept
 
+    def _note(self, at: float, text: str) -> None:
+        self._notes_left -= 1
+        if self._notes_left > 0:
+            self._notes.append((at, text))
+        elif not self._notes_left:
+            self._notes.append((at, "no more notes are kept"))
+
     def _report(self, event: Reported) -> None:
         at = self._time(event.at)
         values: list[tuple[str, Scalar | None]] = list(event.metrics.items()) or [("", None)]
@@ -196,7 +207,7 @@ class Tables:
             if self._values_left <= 0:
                 return
             if len(values) >= self._values_left:
-                self._notes.append((at, "record_rows is reached: no more metrics of single nodes are kept"))
+                self._note(at, "record_rows is reached: no more metrics of single nodes are kept")
             values = values[: self._values_left]
             self._values_left -= len(values)
         self._reports += [
