@@ -1,5 +1,6 @@
 """Nobody is let in, and nothing gets out: ports, paths, and power over the terminal. What is secret has its check."""
 
+import atexit
 import contextlib
 import io
 import json
@@ -116,11 +117,13 @@ def test_no_member_of_an_archive_is_unpacked_outside_of_its_folder(
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("fine.py", "")
         archive.writestr(zipfile.ZipInfo(name), "it got out")
-    with contextlib.suppress(OSError):  # where it is no name of a file
-        _unpacked(f"test {name}", buffer.getvalue())
-    (fine,) = tmp_path.rglob("fine.py")
-    got = [p for p in tmp_path.rglob("*") if p.is_file() and p.read_bytes() == b"it got out"]
-    assert all(p.is_relative_to(fine.parent) for p in got)
+    with contextlib.ExitStack() as stack:
+        monkeypatch.setattr(atexit, "register", stack.callback)  # the folder goes with the test, not with the process
+        with contextlib.suppress(OSError):  # where it is no name of a file
+            _unpacked(f"test {name}", buffer.getvalue())
+        (fine,) = tmp_path.rglob("fine.py")
+        got = [p for p in tmp_path.rglob("*") if p.is_file() and p.read_bytes() == b"it got out"]
+        assert all(p.is_relative_to(fine.parent) for p in got)
     assert not Path("/etc/passwd").read_text().startswith("it got out")
 
 
