@@ -9,6 +9,7 @@ import random
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import Any, cast
@@ -172,8 +173,9 @@ class _Tee:
         self._through: Any = getattr(sys, name)
         self._before: Any = None
         self._original: Any = None
-        self._above: Any = None
-        """What took our place while we had it: it may well write to us, so nothing is passed on to it."""
+        self._above: Callable[[], Any] = _nothing
+        """What took our place while we had it, as long as it is there: it may well write to us, so nothing is passed on
+        to it."""
         self._uses = 0
         self._of_thread: dict[int, _Printed] = {}
         self._of_all: _Printed | None = None
@@ -229,7 +231,7 @@ class _Tee:
         """What is passed on to: what has our place now, where that is not made of us."""
         if not self._uses:
             now = getattr(sys, self._name)
-            if now is not self and now is not self._above:
+            if now is not self and now is not self._above():
                 return now
         return self._through
 
@@ -245,7 +247,7 @@ class _Tee:
             now = getattr(sys, self._name)
             if now is not self:
                 self._before = now
-                if now is not self._above:
+                if now is not self._above():
                     self._through = now
                 setattr(sys, self._name, self)
             if printed is None:
@@ -268,9 +270,21 @@ class _Tee:
                     setattr(sys, f"__{self._name}__", self._original)
             now = getattr(sys, self._name)
             if now is not self:
-                self._above = now
+                self._above = _looked_at(now)
             elif not self._uses:
                 setattr(sys, self._name, self._before)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _looked_at(stream: Any) -> Callable[[], Any]:
+    """A stream that somebody else closes, and lets go of."""
+    try:
+        return weakref.ref(stream)
+    except TypeError:  # of a class that allows none
+        return lambda: stream
 
 
 def _stream(name: str) -> Any:
