@@ -165,14 +165,16 @@ def test_a_cluster_that_shrinks_and_grows_gives_the_digest_of_one_that_stays(oth
         @made.main()
         def main(grid: Grid, context: Context) -> None:
             asked = RecordDict({"plan": ConfigRecord(plan(tmp_path, 0.05))})
-            for i, reply in enumerate(grid.stream(Message(asked, n, "query.work") for n in grid.get_node_ids())):
-                context.state[str(i)] = reply.content["values"]
-                change(i)
+            nodes = grid.get_node_ids()
+            for part, some in enumerate((nodes[:3], nodes[3:])):
+                for reply in grid.stream(Message(asked, n, "query.work") for n in some):
+                    context.state[str(len(context.state))] = reply.content["values"]
+                change(part)
 
         return made
 
-    def change(i: int) -> None:
-        if i == 1:
+    def change(part: int) -> None:
+        if part == 0:
             other.kill(other.processes[1])  # the one that has the licence
             threading.Timer(2.0, other.add, ("--nthreads", "1", "--resources", "licence=1")).start()
 
