@@ -7,7 +7,7 @@ import gzip
 import http.server
 import json
 import shutil
-import struct
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from browser import browser, needs_chromium
 
+from flsim_record.packed import COLUMNS
 from flsim_record.schema import read
 from flsim_report.page import page
 from flsim_report.runs import UNKNOWN, load
@@ -148,8 +149,19 @@ def test_leases_that_were_at_work_when_the_driver_was_killed_last_to_the_end(kil
 def test_a_message_whose_lease_was_not_written_before_a_kill_is_no_obstacle(killed: Path, tmp_path: Path) -> None:
     copy = tmp_path / killed.name
     shutil.copytree(killed, copy)
-    with (copy / "run.packed").open("ab") as file:  # message, node, lease, clock, three steps, bytes out and back
-        file.write(struct.pack("9d", 10**9, 2, 10**9, 1.0, 0.1, 0.1, 0.1, 5, 5))
+    with closing(sqlite3.connect(copy / "run.sqlite")) as database, database:
+        row = (
+            10**9,
+            2,
+            10**9,
+            1.0,
+            0.1,
+            0.1,
+            0.1,
+            5,
+            5,
+        )  # message, node, lease, clock, three steps, bytes out and back
+        database.execute(f"INSERT INTO answers ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
     run = load(copy)
     assert run.types[run.messages.type[-1]] == UNKNOWN
     assert write_trace(run, tmp_path / "t.json") == len(checked(tmp_path / "t.json"))
