@@ -59,9 +59,9 @@ def nothing_is_left_behind(folder_for_temporary_files: Path) -> Iterator[None]:
 
 PATIENCE = 5.0
 
-KEPT = re.compile("socket|anon_inode:|/memfd:doublemapper|/dev/|/usr/|.*/session_[^/]*/logs/")
+KEPT = re.compile("socket|anon_inode:|/memfd:doublemapper|/dev/|/usr/|.*/site-packages/|.*/session_[^/]*/logs/")
 """Open files that a library may keep for the rest of the process: those of an event loop, as jupyter_client does; what
-it reads from; the log of Ray's last connection. Those of a backend are counted by the check
+it reads from, as matplotlib its fonts; the log of Ray's last connection. Those of a backend are counted by the check
 ``what_starts_again_and_again_leaves_nothing``, with all others, from its second start on."""
 
 
