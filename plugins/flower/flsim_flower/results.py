@@ -17,6 +17,7 @@ from typing import Any
 from flwr.app import Array
 from flwr.server import History, Server
 from flwr.server.workflow import DefaultWorkflow
+from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, Key
 from flwr.serverapp.strategy import Strategy
 
 import flsim
@@ -24,9 +25,23 @@ from flsim_flower.array import NUMPY, values_of
 
 
 @dataclass(slots=True)
-class _Run:
+class Results:
+    """Of one run: what is reported to its grid, and the last strategy's final arrays, as ``arrays``."""
+
     grid: flsim.Grid
     records: dict[str, flsim.ArrayRecord] = field(default_factory=dict)
+    clocked: bool = False
+    """Whether a workflow has left in the state when it began."""
+
+    def added_to(self, state: flsim.RecordDict) -> flsim.RecordDict:
+        """The run's result: an app's final ``state`` with what was kept, unless it has its own of that name, and
+        without the moment at which a workflow began, by which no two runs would be alike."""
+        config = state.get(MAIN_CONFIGS_RECORD)
+        if self.clocked and config is not None:
+            config.pop(Key.START_TIME, None)
+        for name, record in self.records.items():
+            state.setdefault(name, record)
+        return state
 
     def keep(self, arrays: Mapping[str, Array]) -> None:
         self.records["arrays"] = flsim.ArrayRecord({name: values_of(array) for name, array in arrays.items()})
@@ -41,20 +56,17 @@ class _Run:
                 self.grid.report(round, **scalars)
 
 
-_run: ContextVar[_Run | None] = ContextVar("flsim_flower_run", default=None)
+_run: ContextVar[Results | None] = ContextVar("flsim_flower_run", default=None)
 
 
 @contextlib.contextmanager
-def kept_results(grid: flsim.Grid) -> Iterator[dict[str, flsim.ArrayRecord]]:
-    """Report to ``grid`` what strategies that run in this thread come to, round by round.
-
-    Yields a dict that has the last one's final arrays in the end, as ``arrays``.
-    """
+def kept_results(grid: flsim.Grid) -> Iterator[Results]:
+    """Report to ``grid`` what strategies that run in this thread come to, round by round."""
     _observe()
-    run = _Run(grid)
+    run = Results(grid)
     token = _run.set(run)
     try:
-        yield run.records
+        yield run
     finally:
         _run.reset(token)
 
@@ -82,7 +94,7 @@ def _wrapped(original: Callable[..., Any], observed: Callable[..., Any]) -> Call
     return wrapped
 
 
-def _start(original: Callable[..., Any], call: inspect.BoundArguments, run: _Run) -> Any:
+def _start(original: Callable[..., Any], call: inspect.BoundArguments, run: Results) -> Any:
     """``Strategy.start``: what is aggregated or evaluated is reported when it is, and the arrays are kept."""
     strategy, evaluate = call.arguments["self"], call.arguments.get("evaluate_fn")
     if evaluate is not None:
@@ -97,7 +109,7 @@ class _Reported:
     """Stands for a strategy in ``Strategy.start``, and there alone: what it aggregates is reported. The strategy is not
     touched: it may be frozen, have methods of its own, or pickle itself."""
 
-    def __init__(self, strategy: Strategy, run: _Run) -> None:
+    def __init__(self, strategy: Strategy, run: Results) -> None:
         self.__dict__.update(_strategy=strategy, _run=run)
 
     @property  # type: ignore[misc]  # nobody sets it here
@@ -116,7 +128,9 @@ class _Reported:
         setattr(self._strategy, name, value)
 
 
-def _reporting(function: Callable[..., Any], run: _Run, what: str, metrics: Callable[[Any], Any]) -> Callable[..., Any]:
+def _reporting(
+    function: Callable[..., Any], run: Results, what: str, metrics: Callable[[Any], Any]
+) -> Callable[..., Any]:
     def reporting(server_round: int, *args: Any, **kwargs: Any) -> Any:
         made = function(server_round, *args, **kwargs)
         run.report(server_round, what, metrics(made))
@@ -129,7 +143,7 @@ def _second(made: Any) -> Any:
     return made[1] if isinstance(made, tuple) and len(made) == 2 else None
 
 
-def _fit(original: Callable[..., Any], call: inspect.BoundArguments, run: _Run) -> Any:
+def _fit(original: Callable[..., Any], call: inspect.BoundArguments, run: Results) -> Any:
     """``Server.fit``: what its History holds is reported at its end, and the arrays are kept."""
     made = original(*call.args, **call.kwargs)
     _report_history(made[0], run)
@@ -138,14 +152,15 @@ def _fit(original: Callable[..., Any], call: inspect.BoundArguments, run: _Run) 
     return made
 
 
-def _workflow(original: Callable[..., Any], call: inspect.BoundArguments, run: _Run) -> Any:
+def _workflow(original: Callable[..., Any], call: inspect.BoundArguments, run: Results) -> Any:
     """``DefaultWorkflow``: what its context's History holds is reported at its end. Its arrays are in the state."""
     made = original(*call.args, **call.kwargs)
+    run.clocked = True
     _report_history(call.arguments["context"].history, run)
     return made
 
 
-def _report_history(history: History, run: _Run) -> None:
+def _report_history(history: History, run: Results) -> None:
     rounds: dict[tuple[int, str], dict[str, Any]] = {}
     for what, losses in (("evaluate", history.losses_distributed), ("server", history.losses_centralized)):
         for round, loss in losses:

@@ -48,6 +48,4 @@ class Server:
         )
         with kept_results(grid) as results:
             self._app(theirs, about)
-        context.state = plain(about.state)
-        for name, record in results.items():
-            context.state.setdefault(name, record)
+        context.state = results.added_to(plain(about.state))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,28 @@ def test_an_app_comes_to_the_same_bit_by_bit_on_each_backend(name: str, backend:
     else:
         assert also["digest"] == told["digest"]
         assert also["metrics"] == told["metrics"]
+
+
+@pytest.mark.parametrize("backend", ["loky", "dask", "ray"])
+def test_the_app_that_flower_itself_writes_comes_to_the_same_bit_by_bit_on_each_backend(
+    backend: str, elsewhere: Path
+) -> None:
+    if util.find_spec("flwr.cli.new.templates") is None:
+        pytest.skip("this flwr has its own apps from the network, not in its package")
+    skip_without(backend)
+    flwr = Path(sysconfig.get_path("scripts"), "flwr")
+    quiet = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
+    subprocess.run([flwr, "new", "mine", "--framework", "NumPy", "--username", "me"], check=True, env=quiet)
+
+    def ran(backend: str) -> tuple[Any, Any]:
+        said = run_json("mine", "--backend", backend, "--seed", "1", "-o", "cpus=2")
+        with np.load(elsewhere / "final_model.npz") as saved:
+            return said, saved["arr_0"].tolist()
+
+    (serial, model), (other, also) = ran("serial"), ran(backend)
+    assert serial["counts"]["train"] == {"sent": 30, "answered": 30, "errors": {}, "reasons": []}
+    assert other["digest"] == serial["digest"]
+    assert also == model
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -167,3 +167,11 @@ def test_what_a_workflow_comes_to_is_reported_and_its_arrays_are_kept(tmp_path: 
     result: Any = flsim.run(write_project(tmp_path, apps=WORKFLOW), backend="serial", quiet=True)
     assert [m["evaluate-loss"] for m in result.metrics] == [1.0, 2.0]
     assert any(np.array_equal(a, [2.0, 2.0, 2.0]) for r in result.state.values() for a in r.values())
+
+
+def test_two_runs_of_a_workflow_come_to_the_same(tmp_path: Path) -> None:
+    """Though it leaves in the state when it began."""
+    app = write_project(tmp_path, apps=WORKFLOW)
+    first, second = (flsim.run(app, backend="serial", seed=1, quiet=True) for _ in range(2))
+    assert first.digest == second.digest
+    assert first.state["config"]["current_round"] == 2
