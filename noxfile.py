@@ -1,5 +1,6 @@
 """The checks of this repository. `nox` runs those of CI; `nox --list` shows all."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
+# Containers often set it. Each of the many processes of the tests would compile all that it imports, for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -63,7 +66,7 @@ def types(session: nox.Session) -> None:
     session.run("mypy", "docs/generate.py", *(f for f in folders if not f.endswith("tests")))
     for folder in (f for f in folders if f.endswith("tests")):
         with session.chdir(folder):  # so that test files are modules of the names by which they import each other
-            session.run("mypy", "--config-file", f"{ROOT}/pyproject.toml", ".")
+            session.run("mypy", "--config-file", f"{ROOT}/pyproject.toml", "--cache-dir", f"{ROOT}/.mypy_cache", ".")
 
 
 @nox.session
