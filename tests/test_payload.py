@@ -161,6 +161,17 @@ def test_large_bytes_are_not_copied_where_they_are_encoded() -> None:
     assert blob_of({"raw": raw}).buffers[0] is raw
 
 
+def test_an_array_that_lies_over_bytes_is_not_copied_and_one_over_a_part_of_them_is() -> None:
+    raw = bytes(range(256)) * (INLINE // 128)
+    whole, part = np.frombuffer(raw, np.uint8), np.frombuffer(raw, np.uint8, INLINE, 16)
+    assert blob_of(arrays(whole)).buffers[0] is raw
+    assert blob_of(arrays(part)).buffers[0] == raw[16 : 16 + INLINE]
+    upside_down = np.ndarray((len(raw),), np.uint8, raw, len(raw) - 1, (-1,))
+    assert blob_of(arrays(upside_down)).decoded()["a"]["0"].tobytes() == raw[::-1]
+    columns = np.ndarray((64, len(raw) // 64), np.uint8, raw, 0, (1, 64))
+    assert np.array_equal(blob_of(arrays(columns)).decoded()["a"]["0"], columns)
+
+
 def test_the_same_bytes_in_one_content_travel_once() -> None:
     raw = bytes(INLINE)
     blob = blob_of([raw, raw])

@@ -6,6 +6,7 @@ reply is kept, and read in place from there on.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -114,9 +115,13 @@ EMPTY = Blob(b"", ())
 
 
 def copied(raw: memoryview) -> bytes:
-    """What is in ``raw`` now. ``bytes`` do not change, so they are not copied."""
-    if type(raw.obj) is bytes and len(raw.obj) == raw.nbytes:
-        return raw.obj
+    """What is in ``raw`` now. ``bytes`` do not change, so they are not copied, nor is an array that lies over them."""
+    owner: Any = raw.obj
+    numpy = sys.modules.get("numpy")  # without which there is no array
+    while numpy is not None and isinstance(owner, numpy.ndarray):
+        owner = owner.base
+    if type(owner) is bytes and len(owner) == raw.nbytes:
+        return owner
     return bytes(raw)
 
 

@@ -32,18 +32,15 @@ def children(of: int | None = None) -> set[int]:
     """The pids of the living descendants of a process (this one), but Python's and loky's resource trackers."""
     root = of or os.getpid()
     parents: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
-            continue
-        pid = int(stat.parent.name)
-        if fields[0] != "Z" and not any(t in command(pid) for t in _TRACKERS):
-            parents[pid] = int(fields[1])
+    for name in (entry.name for entry in os.scandir("/proc") if entry.name.isdigit()):
+        with suppress(OSError), open(f"/proc/{name}/stat") as stat:  # it may end meanwhile
+            fields = stat.read().rpartition(")")[2].split(maxsplit=2)
+            if fields[0] != "Z":
+                parents[int(name)] = int(fields[1])
     found = {root}
     while more := {p for p, parent in parents.items() if parent in found and p not in found}:
         found |= more
-    return found - {root}
+    return {p for p in found - {root} if not any(t in command(p) for t in _TRACKERS)}
 
 
 def alive(pid: int) -> bool:
