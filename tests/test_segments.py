@@ -1,5 +1,7 @@
 """Shared memory: what it holds comes back, its room is asked for before it is used, and it goes with its last user."""
 
+import errno
+import os
 import tempfile
 from pathlib import Path
 
@@ -114,6 +116,36 @@ def test_what_is_large_of_a_lease_goes_there_and_back(folder: Path) -> None:
     memory.close()
     assert segments() == 0
     assert not any(folder.iterdir())
+
+
+def test_a_worker_says_there_that_it_has_begun(folder: Path) -> None:
+    memory = Memory(folder)
+    exchange = Exchange(memory)
+    replies = Replies(exchange.replies)
+    assert not exchange.begun
+    assert replies.begin()
+    assert exchange.begun
+    kept = replies.keep([memoryview(b"x" * LARGE)], True)
+    assert [bytes(b) for b in exchange.back(kept)] == [b"x" * LARGE]
+    exchange.close()
+    assert not exchange.begun, "nor does it fail"
+    assert not Replies(exchange.replies).begin(), "the driver has let go of it"
+    memory.close()
+
+
+def test_a_worker_that_has_no_file_to_open_cannot_say_there_that_it_has_begun(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange = Exchange(Memory(folder))
+
+    def refused(*args: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "open", refused)
+        assert not Replies(exchange.replies).begin()
+    assert not exchange.begun
+    exchange.close()
 
 
 def test_a_lease_that_finds_no_room_says_so(folder: Path) -> None:

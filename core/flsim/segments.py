@@ -85,6 +85,13 @@ class Segment:
         """Its first bytes, in place. They stay while the view is held, also when the segment is closed."""
         return _mapped(self._fd, nbytes)
 
+    def holds_something(self) -> bool:
+        """Whether anything was written to it."""
+        try:
+            return os.fstat(self._fd).st_size > 0
+        except OSError:  # it is closed
+            return False
+
     def close(self) -> None:
         """Let go of it."""
         os.close(self._fd)
@@ -209,6 +216,12 @@ class Exchange:
         """Where the worker writes what is large in the replies of the lease that is next."""
         return self._replies.location
 
+    @property
+    def begun(self) -> bool:
+        """Whether the worker has said so, by :meth:`Replies.begin`. May be asked in any thread, also once it is
+        closed."""
+        return self._replies.holds_something()
+
     def out(self, buffers: Iterable[Any]) -> list[Part]:
         """What goes to the worker in place of the buffers of its Frames. Raises BackendBroken: there is no room."""
         parts: list[Part] = []
@@ -269,6 +282,20 @@ class Replies:
     def __init__(self, location: Location) -> None:
         self._location = location
         self._end = 0
+
+    def begin(self) -> bool:
+        """Tell the driver that the lease has begun, which it knows even if this process ends the moment after. Returns
+        whether it could: the app may have as many files open as this process may have, and the driver may have let go
+        of the lease."""
+        try:
+            fd = self._location.open(os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            os.ftruncate(fd, 1)
+        finally:
+            os.close(fd)
+        return True
 
     def keep(self, buffers: Sequence[memoryview], last: bool) -> list[bytes | tuple[int, int]]:
         """Write them behind those of the messages before, or copy them where they are small, or where the app has as

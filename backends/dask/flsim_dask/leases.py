@@ -90,12 +90,23 @@ class Worker:
         return self.status in OPEN and not self.aborted
 
 
+class LeaseFuture(Future[Frames]):
+    """Of a lease. It runs when its worker says so: by an event, or in shared memory, which is looked at when asked."""
+
+    exchange: Exchange | None = None
+
+    def running(self) -> bool:
+        """Whether the worker has begun it."""
+        exchange = self.exchange
+        return super().running() or (exchange is not None and exchange.begun and not self.done())
+
+
 @dataclass(slots=True, eq=False)
 class Lease:
     """What is at a worker, or on its way there."""
 
     worker: Worker
-    future: Future[Frames]
+    future: LeaseFuture
     task: Any = None
     """Its distributed.Future, once the scheduler has it."""
     exchange: Exchange | None = None
@@ -124,7 +135,7 @@ class Leases:
         self._outgrown = outgrown
         self._unreleased: dict[str, Any] = {}
 
-    def begin(self, worker: Worker, future: Future[Frames], frames: Frames, need: Resources) -> None:
+    def begin(self, worker: Worker, future: LeaseFuture, frames: Frames, need: Resources) -> None:
         """Have ``worker`` run a lease that completes ``future``."""
         lease = Lease(worker, future)
         worker.leases.add(lease)
@@ -140,6 +151,7 @@ class Leases:
         """Complete the lease, unless it is, and forget its task."""
         lease.worker.leases.discard(lease)
         if lease.exchange is not None:
+            lease.future.exchange = None
             lease.exchange.close()
             lease.exchange = None
         if lease.task is not None:
@@ -209,7 +221,7 @@ class Leases:
         not have it already."""
         everything = [frames.header, *frames.buffers]
         if self._memory is not None:
-            lease.exchange = Exchange(self._memory)
+            lease.exchange = lease.future.exchange = Exchange(self._memory)
             parts = [p if isinstance(p, Placed) else bytes(p) for p in lease.exchange.out(everything)]
             return [pickle.dumps((parts, lease.exchange.replies))]
         plain = [part for part in everything if not isinstance(part, DaskShared)]

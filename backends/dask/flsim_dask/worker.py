@@ -58,16 +58,18 @@ def run(address: str, lease: bytes, *ahead: list[Any]) -> list[Any]:
     for part in parts:
         arguments += [memoryview(array).toreadonly() for array in next(left)] if part is None else arrived([part])
     header, *buffers = arguments
-    keep = copies_but_last if replies is None else Replies(replies).keep
+    kept = None if replies is None else Replies(replies)
+    keep = copies_but_last if kept is None else kept.keep
     let_dask_draw_apart()
     worker = get_worker()
     key = str(worker.get_current_task())
     with _ONE_AT_A_TIME:
         _at_work.add(key)
         try:
-            # This tells the driver that the lease has begun. The scheduler's answer is waited for, since a ClientApp
-            # may end this process before a message that is only queued has left it.
-            sync(worker.loop, worker.scheduler.log_event, topic=address, msg=key)
+            if kept is None or not kept.begin():
+                # This, too, tells the driver that the lease has begun. The scheduler's answer is waited for, since a
+                # ClientApp may end this process before a message that is only queued has left it.
+                sync(worker.loop, worker.scheduler.log_event, topic=address, msg=key)
             reply = run_lease(Frames(header, buffers), keep)
         finally:
             _at_work.discard(key)

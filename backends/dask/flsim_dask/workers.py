@@ -15,7 +15,7 @@ from flsim.resources import Place, Resources
 from flsim.segments import Memory
 from flsim_dask import worker as in_worker
 from flsim_dask.connection import Connection
-from flsim_dask.leases import LARGE, DaskShared, Lease, Leases, Worker
+from flsim_dask.leases import LARGE, DaskShared, Lease, LeaseFuture, Leases, Worker
 from flsim_dask.plugin import GPU
 
 LOOK_AGAIN = 1.0
@@ -72,7 +72,7 @@ class Workers:
 
     def submit(self, frames: Frames, need: Resources, place: Place) -> Future[Frames]:
         """Run a lease at ``place``."""
-        future: Future[Frames] = Future()
+        future = LeaseFuture()
         self._connection.loop.call_soon_threadsafe(self._take, future, frames, need, place)
         return future
 
@@ -94,7 +94,7 @@ class Workers:
 
     # ---- leases
 
-    def _take(self, future: Future[Frames], frames: Frames, need: Resources, place: Place) -> None:
+    def _take(self, future: LeaseFuture, frames: Frames, need: Resources, place: Place) -> None:
         if not self._connection.alive:
             self._break()
         worker = self._workers.get(place.name)
