@@ -109,7 +109,7 @@ def _of_this_host(options: RayOptions, folder: Path) -> Iterator[None]:
                     "RAY_USAGE_STATS_ENABLED": "0",
                     # What was freed is at once, and not within a second: pages that the store has had are filled in
                     # half of the time that new ones take, and there are fewer of them.
-                    "RAY_free_objects_batch_size": "1",
+                    "RAY_free_objects_batch_size": os.environ.get("RAY_free_objects_batch_size", "1"),
                     "CUDA_VISIBLE_DEVICES": ",".join(options.devices()),  # of which Ray gives to each task its own …
                     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # … and none to one that needs none
                 },
