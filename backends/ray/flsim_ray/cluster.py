@@ -27,6 +27,10 @@ END = 5.0
 SHORT = (103 if sys.platform == "darwin" else 107) - 68
 """Bytes that the path of a folder may have, so that those of Ray's sockets in it have no more than a socket's may."""
 
+FREED_TOGETHER = "RAY_free_objects_batch_size"
+"""How many objects the store waits for, for a second at most, before it frees them. One by one, its pages are used again
+at once: to fill them takes half as long as to fill new ones, and there are fewer of them."""
+
 _one_at_a_time = threading.Lock()
 
 
@@ -107,9 +111,7 @@ def _of_this_host(options: RayOptions, folder: Path) -> Iterator[None]:
                     "RAY_AUTH_TOKEN_PATH": str(token),
                     "RAY_AUTH_TOKEN": None,  # it would be taken for ours
                     "RAY_USAGE_STATS_ENABLED": "0",
-                    # What was freed is at once, and not within a second: pages that the store has had are filled in
-                    # half of the time that new ones take, and there are fewer of them.
-                    "RAY_free_objects_batch_size": os.environ.get("RAY_free_objects_batch_size", "1"),
+                    FREED_TOGETHER: os.environ.get(FREED_TOGETHER, "1"),
                     "CUDA_VISIBLE_DEVICES": ",".join(options.devices()),  # of which Ray gives to each task its own …
                     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # … and none to one that needs none
                 },
