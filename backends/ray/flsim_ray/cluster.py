@@ -28,8 +28,8 @@ SHORT = (103 if sys.platform == "darwin" else 107) - 68
 """Bytes that the path of a folder may have, so that those of Ray's sockets in it have no more than a socket's may."""
 
 FREED_TOGETHER = "RAY_free_objects_batch_size"
-"""How many objects the store waits for, for a second at most, before it frees them. One by one, its pages are used again
-at once: to fill them takes half as long as to fill new ones, and there are fewer of them."""
+"""How many objects the store waits for, for a second at most, before it frees them. One by one, its pages are used
+again at once: to fill them takes half as long as to fill new ones, and there are fewer of them."""
 
 _one_at_a_time = threading.Lock()
 
