@@ -489,6 +489,7 @@ def test_workers_are_as_many_as_needs_fit() -> None:
 def test_two_runs_at_the_same_time_from_threads_have_a_cluster_each() -> None:
     both = threading.Barrier(2, timeout=60)
     seen: dict[int, set[int]] = {}
+    usual, quick = sys.getswitchinterval(), set()
 
     def one(nodes: int) -> None:
         server = ServerApp()
@@ -498,6 +499,7 @@ def test_two_runs_at_the_same_time_from_threads_have_a_cluster_each() -> None:
             both.wait()
             replies = grid.send_and_receive(Message(RecordDict(), n, "query.echo") for n in grid.get_node_ids())
             both.wait()
+            quick.add(sys.getswitchinterval())
             seen[nodes] = {r.content["values"]["pid"] for r in replies}
 
         Subject(SPEC, {"cpus": 1}).run(server, nodes=nodes)
@@ -509,6 +511,7 @@ def test_two_runs_at_the_same_time_from_threads_have_a_cluster_each() -> None:
         thread.join()
     assert len(seen[3]) == len(seen[5]) == 1
     assert seen[3] != seen[5]
+    assert max(quick) < usual == sys.getswitchinterval(), "threads switch quickly, as long as there is a run"
 
 
 def test_a_local_cluster_that_does_not_start_says_what_it_printed(
