@@ -511,7 +511,8 @@ def test_two_runs_at_the_same_time_from_threads_have_a_cluster_each() -> None:
         thread.join()
     assert len(seen[3]) == len(seen[5]) == 1
     assert seen[3] != seen[5]
-    assert max(quick) < usual == sys.getswitchinterval(), "threads switch quickly, as long as there is a run"
+    assert max(quick) <= 0.0005, "threads switch quickly, as long as there is a run"
+    assert sys.getswitchinterval() == usual
 
 
 def test_a_local_cluster_that_does_not_start_says_what_it_printed(
