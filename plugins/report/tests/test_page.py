@@ -127,7 +127,9 @@ def test_each_run_has_a_scale_of_its_own_or_all_have_one(shown: Browser, runs: l
             "[...document.querySelectorAll('.timeline')].map((t) => t.querySelector('.rows svg').clientWidth)"
         )
 
-    shown.value("[...document.querySelectorAll('.timeline.run-0 .worker')].forEach((name) => { name.textContent = 'a'; })")
+    shown.value(
+        "[...document.querySelectorAll('.timeline.run-0 .worker')].forEach((name) => { name.textContent = 'a'; })"
+    )
     own = widths()
     assert own[0] == own[1], "the names of workers are part of the scale"
     shown.value("document.querySelector('#scale-one').click()")
