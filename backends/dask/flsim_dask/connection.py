@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -20,29 +19,6 @@ T = TypeVar("T")
 
 PATIENCE = 10.0
 """Seconds that a scheduler has to answer."""
-
-SWITCH = 0.0005
-"""Seconds that a thread may keep others from running Python: a tenth of what is usual. The loop, the engine and the
-ServerApp wait for each other several times a lease, and a round of ten models takes a seventh less."""
-
-_hurried: list[float] = []
-"""What was usual, once for each connection that is open."""
-_hurrying = threading.Lock()
-
-
-def _hurry() -> None:
-    """Have threads switch quickly in this process."""
-    with _hurrying:
-        _hurried.append(_hurried[0] if _hurried else sys.getswitchinterval())
-        sys.setswitchinterval(min(_hurried[0], SWITCH))
-
-
-def _relax() -> None:
-    """As is usual again, when the last connection is closed."""
-    with _hurrying:
-        usual = _hurried.pop()
-        if not _hurried:
-            sys.setswitchinterval(usual)
 
 
 class Connection:
@@ -75,7 +51,6 @@ class Connection:
         self._stream = self.client.scheduler_comm
         if hasattr(self._stream, "interval"):  # not documented: Dask holds messages back for 10 ms, which we need not
             self._stream.interval = 0.0005
-        _hurry()
 
     @property
     def alive(self) -> bool:
@@ -105,7 +80,6 @@ class Connection:
 
     def close(self) -> None:
         """Close the client, and end the thread."""
-        _relax()
         try:
             self.call(self._disconnect())
         finally:

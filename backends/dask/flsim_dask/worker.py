@@ -10,12 +10,15 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flsim.payload import Frames
     from flsim.pickling import Buffer
 
 # A worker may have several threads, and several runs may use it at the same time.
 _ONE_AT_A_TIME = threading.Lock()
 _at_work: set[str] = set()
-"""The key of the task whose lease this process is at."""
+"""The key of the lease that this process is at."""
 
 
 DRAWING = ("dask.sizeof", "distributed.comm.core", "distributed.utils_comm", "tornado.ioloop")
@@ -32,19 +35,40 @@ def let_dask_draw_apart() -> None:
             module.random = random.Random()
 
 
-def run(address: str, lease: bytes, *ahead: list[Any]) -> list[Any]:
-    """Run a lease, in a worker.
+def run(lease: bytes, *ahead: list[Any]) -> list[Any]:
+    """Run a lease, as a task.
 
     Args:
-        address: the worker's, as the scheduler knows it.
-        lease: a pickle of two: the header and the buffers of the lease, in order, where None stands for what was sent
-            ahead; and where in shared memory the replies go, or None.
+        lease: a pickle of the worker's address, as the scheduler knows it; the lease's key; the header and the buffers
+            of the lease, in order, where None stands for what was sent ahead; and where in shared memory the replies
+            go, or None.
         ahead: what was sent ahead: the buffers of each, in order, as arrays.
 
     Returns:
-        Whether this worker has outgrown its share, then the header of the reply, and its buffers as arrays, or where
-        in shared memory they are.
+        Whether this worker has outgrown its share, then the header of the reply, and its buffers as arrays.
     """
+    reply = _run(lease, ahead)
+    return [reply.outgrown, reply.header, *map(as_array, reply.buffers)]
+
+
+class Runner:
+    """Runs leases in a worker of a cluster of this host: an actor, which the driver calls straight, past the scheduler.
+    What is large goes there and back in shared memory."""
+
+    def run(self, lease: bytes) -> bytes:
+        """As :func:`run`. Returns a pickle, of places in shared memory where the buffers are there. That this worker
+        cannot be reached is an OSError for who calls, so no other is raised here."""
+        from flsim.envelope import describe
+        from flsim.errors import BackendBroken
+
+        try:
+            reply = _run(lease, ())
+        except OSError as e:
+            raise BackendBroken(f"a worker of the local Dask cluster cannot run a lease: {describe(e)}") from e
+        return pickle.dumps((reply.outgrown, reply.header, *reply.buffers))
+
+
+def _run(lease: bytes, ahead: Sequence[list[Any]]) -> Frames:
     from distributed import get_worker
     from distributed.utils import sync
 
@@ -52,7 +76,7 @@ def run(address: str, lease: bytes, *ahead: list[Any]) -> list[Any]:
     from flsim.segments import Replies, arrived
     from flsim.worker import run_lease
 
-    parts, replies = pickle.loads(lease)
+    address, key, parts, replies = pickle.loads(lease)
     left = iter(ahead)
     arguments: list[Any] = []
     for part in parts:
@@ -62,7 +86,6 @@ def run(address: str, lease: bytes, *ahead: list[Any]) -> list[Any]:
     keep = copies_but_last if kept is None else kept.keep
     let_dask_draw_apart()
     worker = get_worker()
-    key = str(worker.get_current_task())
     with _ONE_AT_A_TIME:
         _at_work.add(key)
         try:
@@ -70,11 +93,9 @@ def run(address: str, lease: bytes, *ahead: list[Any]) -> list[Any]:
                 # This, too, tells the driver that the lease has begun. The scheduler's answer is waited for, since a
                 # ClientApp may end this process before a message that is only queued has left it.
                 sync(worker.loop, worker.scheduler.log_event, topic=address, msg=key)
-            reply = run_lease(Frames(header, buffers), keep)
+            return run_lease(Frames(header, buffers), keep)
         finally:
             _at_work.discard(key)
-    back = [b if isinstance(b, tuple) else as_array(b) for b in reply.buffers]
-    return [reply.outgrown, reply.header, *back]
 
 
 def as_array(buffer: Buffer) -> Any:
@@ -85,7 +106,7 @@ def as_array(buffer: Buffer) -> Any:
 
 
 def is_at(key: str) -> bool:
-    """Whether this worker has begun the lease whose task has this key, and not ended it."""
+    """Whether this worker has begun the lease that has this key, and not ended it."""
     return key in _at_work
 
 

@@ -14,9 +14,11 @@ from flsim.payload import Frames, Shared
 from flsim.resources import Place, Resources
 from flsim.segments import Memory
 from flsim_dask import worker as in_worker
+from flsim_dask.calls import Calls
 from flsim_dask.connection import Connection
-from flsim_dask.leases import LARGE, DaskShared, Lease, LeaseFuture, Leases, Worker
+from flsim_dask.leases import Lease, LeaseFuture, Leases, Way, Worker
 from flsim_dask.plugin import GPU
+from flsim_dask.tasks import Tasks
 
 LOOK_AGAIN = 1.0
 """Seconds after which the workers are looked at once more where there were new ones: what became of them in the moment
@@ -48,8 +50,8 @@ class Workers:
     ) -> None:
         self._connection = connection
         self._client = connection.client
-        self._leases = Leases(connection, memory, self._break, self._replace)
-        self._memory = memory
+        self._way: Way = Tasks(connection) if memory is None else Calls(connection, memory, self._end)
+        self._leases = Leases(connection, self._way, self._break, self._replace)
         self._cpus = cpus
         self._changed = changed
         self._announce = announce
@@ -78,11 +80,7 @@ class Workers:
 
     def share(self, buffers: Sequence[memoryview], messages: int) -> Shared | None:
         """Have buffers ready for each worker that will want them; None where they go with their lease."""
-        if self._memory is not None:
-            return self._memory.share(buffers, messages)
-        if messages == 1 or sum(b.nbytes for b in buffers) < LARGE:
-            return None
-        return DaskShared(buffers, self._connection)
+        return self._way.share(buffers, messages)
 
     def abort(self, future: Future[Frames]) -> None:
         """End the worker that has this lease."""
@@ -132,6 +130,10 @@ class Workers:
             self._publish()
             self._replacing.append(self._connection.spawn(self._kill(worker.address)))
 
+    def _end(self, worker: Worker) -> None:
+        """Make sure that a worker which cannot be called has ended, as it has in all likelihood."""
+        self._connection.spawn(self._kill(worker.address))
+
     async def _kill(self, address: str) -> None:
         # The scheduler does not know it any more; or is gone itself, which is said elsewhere.
         with contextlib.suppress(KeyError, OSError):
@@ -139,10 +141,10 @@ class Workers:
 
     async def _has_begun(self, lease: Lease) -> bool:
         """Whether the worker is at it; otherwise it is at something of others, and need not be ended."""
-        if lease.future.running() or lease.task is None:
-            return lease.future.running()
+        if lease.future.running():
+            return True
         address = lease.worker.address
-        said = await self._client.run(in_worker.is_at, lease.task.key, workers=[address], on_error="ignore")
+        said = await self._client.run(in_worker.is_at, lease.key, workers=[address], on_error="ignore")
         return bool(said.get(address, False))
 
     # ---- workers
@@ -158,7 +160,7 @@ class Workers:
         await asyncio.gather(*self._replacing)
         for worker in self._workers.values():
             self._leases.end_all(worker, WorkerLost(Cause.ABORTED, "the run is over"))
-        self._leases.close()
+        self._way.close()
         for topic in (*self._workers, "all", "worker-restart-memory"):
             self._unsubscribe(topic)
         self._workers.clear()
