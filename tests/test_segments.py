@@ -129,8 +129,33 @@ def test_a_worker_says_there_that_it_has_begun(folder: Path) -> None:
     assert [bytes(b) for b in exchange.back(kept)] == [b"x" * LARGE]
     exchange.close()
     assert not exchange.begun, "nor does it fail"
-    assert not Replies(exchange.replies).begin(), "the driver has let go of it"
     memory.close()
+
+
+def test_a_lease_that_the_driver_has_let_go_of_does_not_begin(folder: Path) -> None:
+    exchange = Exchange(Memory(folder))
+    replies = Replies(exchange.replies)
+    exchange.close()
+    with pytest.raises(FileNotFoundError):
+        replies.begin()
+
+
+def test_what_cannot_be_mapped_for_want_of_files_leaves_the_exchange_to_be_closed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange = Exchange(Memory(folder))
+    kept = Replies(exchange.replies).keep([memoryview(b"x" * LARGE)], True)
+
+    def refused(*args: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "memfd_create", refused, raising=False)
+        m.setattr(os, "open", refused)
+        with pytest.raises(OSError, match="too many"):
+            exchange.back(kept)
+    exchange.close()
+    assert segments() == 0
 
 
 def test_a_worker_that_has_no_file_to_open_cannot_say_there_that_it_has_begun(

@@ -239,9 +239,9 @@ class Exchange:
         end = max((b[1] for b in buffers if isinstance(b, tuple)), default=0)
         if not end:
             return list(buffers)
-        memory = self._replies.read(end)
+        memory, fresh = self._replies.read(end), self._memory.segment()
         self._replies.close()
-        self._replies = self._memory.segment()
+        self._replies = fresh
         return [memory[slice(*b)] if isinstance(b, tuple) else b for b in buffers]
 
     def close(self) -> None:
@@ -285,11 +285,13 @@ class Replies:
 
     def begin(self) -> bool:
         """Tell the driver that the lease has begun, which it knows even if this process ends the moment after. Returns
-        whether it could: the app may have as many files open as this process may have, and the driver may have let go
-        of the lease."""
+        whether it could: the app may have as many files open as this process may have. Raises FileNotFoundError where
+        the driver has let go of the lease."""
         try:
             fd = self._location.open(os.O_RDWR)
-        except OSError:
+        except OSError as e:
+            if e.errno != errno.EMFILE:
+                raise
             return False
         try:
             os.ftruncate(fd, 1)

@@ -29,7 +29,7 @@ WORKERS_PER_CPU = 4
 
 
 class DaskBackend(Backend):
-    """Runs each lease as one task, pinned to a worker."""
+    """Runs leases in the workers of a cluster: as tasks where it was joined, as calls where it is this host's."""
 
     def __init__(self, options: DaskOptions) -> None:
         self._options = options

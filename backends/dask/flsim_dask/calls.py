@@ -1,7 +1,9 @@
 """Calls: the leases of a cluster of this host. It has no other users, so its scheduler need not know of them.
 
 Each worker has an actor, and a lease is a call of it: one message from the driver to the worker, and one back. A task
-takes ten, and eight of them are the scheduler's to read or to send.
+takes ten, and eight of them are the scheduler's to read or to send. The call is the message that Dask's Actor would
+send, and not made by one: some calls of an Actor that fail never end, and to make it changes Dask's configuration for
+all of the process.
 """
 
 from __future__ import annotations
@@ -48,17 +50,22 @@ class Calls:
         parts = [p if isinstance(p, Placed) else bytes(p) for p in everything]
         argument = pickle.dumps((lease.worker.address, lease.key, parts, exchange.replies))
         try:
-            call = await self._call(lease, argument)
-            if call is None:
+            runner = await self._runner(lease.worker)
+            if lease.future.done():
                 return None
-            outgrown, header, *buffers = pickle.loads(await call)
+            rpc = self._connection.client.rpc(lease.worker.address)
+            answer = await rpc.actor_execute(actor=runner.key, function="run", args=[argument])
         except OSError:
             if not self._connection.alive:
                 raise
-            self._unreachable(lease.worker)
+            if not lease.future.done():
+                self._unreachable(lease.worker)
             return None
         if lease.future.done():
             return None
+        if answer["status"] != "OK":
+            raise answer["exception"]
+        outgrown, header, *buffers = pickle.loads(answer["result"])
         try:
             return Frames(header, exchange.back(buffers), outgrown)
         except OSError as e:
@@ -74,21 +81,17 @@ class Calls:
     def close(self) -> None:
         """There is nothing left to do."""
 
-    async def _call(self, lease: Lease, argument: bytes) -> Any:
-        """Have the actor begin the lease. Returns Dask's future of it; None where there is no actor any more, or no
-        lease."""
-        worker = lease.worker
+    async def _runner(self, worker: Worker) -> Any:
+        """The Dask future of the worker's actor, once it is made. Raises OSError where it cannot be."""
         if worker.runner is None:
             worker.runner = asyncio.ensure_future(self._new_runner(worker.address))
-        try:
-            runner = await worker.runner
-            return None if lease.future.done() else runner.run(argument)
-        except RuntimeError:  # so Dask says that the actor is lost with its worker
-            return None
+        return await worker.runner
 
     async def _new_runner(self, address: str) -> Any:
-        client = self._connection.client
-        with client.as_current():  # by which the actor is called
-            return await client.submit(
-                in_worker.Runner, actor=True, workers=[address], allow_other_workers=False, pure=False
-            )
+        made = self._connection.client.submit(
+            in_worker.Runner, actor=True, workers=[address], allow_other_workers=False, pure=False
+        )
+        error = await made.exception()
+        if error is not None:  # that the worker was lost, in all likelihood
+            raise OSError(f"the actor cannot be made: {describe(error)}") from error
+        return made

@@ -20,6 +20,10 @@ T = TypeVar("T")
 PATIENCE = 10.0
 """Seconds that a scheduler has to answer."""
 
+CONNECTIONS = 4096
+"""So many the client may have open. A lease on this host holds one until it ends, and with as many workers as Dask's
+usual 512 none would be left to abort one."""
+
 
 class Connection:
     """A client that is connected to a scheduler, until :meth:`close`.
@@ -29,7 +33,7 @@ class Connection:
     Args:
         address: the scheduler's.
         security: what lets us in; None: what Dask's configuration says.
-        direct: whether buffers and replies go past the scheduler; None: what Dask's configuration says.
+        direct: whether what a worker gets and gives goes past the scheduler; None: what Dask's configuration says.
 
     Raises whatever Dask raises where it cannot connect.
     """
@@ -92,6 +96,7 @@ class Connection:
             direct_to_workers=direct,
             name="flsim",
             timeout=PATIENCE,
+            connection_limit=CONNECTIONS,
             asynchronous=True,
             set_as_default=False,
         )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flsim_dask.connection import Connection
 
 OPEN = ("init", "running")
-"""States of a worker, as Dask calls them, in which it takes tasks: in a moment, or now."""
+"""States of a worker, as Dask calls them, in which it begins leases: in a moment, or now."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +45,7 @@ class Worker:
     leases: set[Lease] = field(default_factory=set)
     """One, as its place takes; but a place that comes back may be asked what is installed there beside it."""
     runner: asyncio.Future[Any] | None = None
-    """What is called there, as soon as it is made. Of a worker on this host."""
+    """Of a worker on this host: the Dask future of what is called there, as soon as it is made."""
 
     @property
     def address(self) -> str:
@@ -54,7 +54,7 @@ class Worker:
 
     @property
     def takes_leases(self) -> bool:
-        """Whether a task that is sent to it now is begun."""
+        """Whether one that is sent to it now is begun."""
         return self.status in OPEN and not self.aborted
 
 

@@ -40,8 +40,7 @@ def run(lease: bytes, *ahead: list[Any]) -> list[Any]:
 
     Args:
         lease: a pickle of the worker's address, as the scheduler knows it; the lease's key; the header and the buffers
-            of the lease, in order, where None stands for what was sent ahead; and where in shared memory the replies
-            go, or None.
+            of the lease, in order, where None stands for what was sent ahead; and None.
         ahead: what was sent ahead: the buffers of each, in order, as arrays.
 
     Returns:
@@ -56,8 +55,9 @@ class Runner:
     What is large goes there and back in shared memory."""
 
     def run(self, lease: bytes) -> bytes:
-        """As :func:`run`. Returns a pickle, of places in shared memory where the buffers are there. That this worker
-        cannot be reached is an OSError for who calls, so no other is raised here."""
+        """As :func:`run`, where the last of the lease says where in shared memory the replies go. Returns a pickle, of
+        places there where the buffers are there. That this worker cannot be reached is an OSError for who calls, so no
+        other is raised here."""
         from flsim.envelope import describe
         from flsim.errors import BackendBroken
 

@@ -222,6 +222,8 @@ class Workers:
             self._unsubscribe(address)
             self._publish()
             self._leases.lost(worker, about)
+            if worker.runner is not None:
+                worker.runner.cancel()  # if it is still being made, which nobody else would tell
 
     def _publish(self) -> None:
         """Tell what the places are, where that has changed: before leases end, lest they go where nothing is."""
@@ -249,7 +251,7 @@ class Workers:
         if worker is None:
             return
         match event[1]:
-            case str(key):  # in_worker.run says that it has begun
+            case str(key):  # a lease has begun, of a cluster that was joined, or of a ClientApp that has no file left
                 self._leases.begun(worker, key)
             case {"action": "worker-status-change", "status": status}:
                 self._stale = True

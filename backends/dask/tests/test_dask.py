@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import os
@@ -20,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask
 import distributed
 import pytest
 from distributed.core import Status
@@ -468,18 +470,53 @@ def test_a_worker_that_cannot_be_called_is_ended_and_replaced(tmp_path: Path) ->
         assert desk.answer("echo").error is None
 
 
-def test_a_lease_on_this_host_is_no_task_of_the_scheduler(local: Desk) -> None:
+def test_a_worker_that_dies_before_its_actor_is_made_leaves_nothing_of_its_lease(tmp_path: Path) -> None:
+    with Subject(SPEC, {"cpus": 1}).desk() as desk:
+        place = desk.start().place()
+        connection = desk.backend._connection  # type: ignore[attr-defined]
+        (pid,) = connection.client.run(os.getpid).values()
+        os.kill(pid, signal.SIGSTOP)
+        future = desk.submit("echo", place=place)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(WorkerLost, match="died before it began") as lost:
+            desk.result(future)
+        assert lost.value.cause is Cause.NOT_STARTED
+
+        async def going_on() -> list[str]:
+            return [c.__qualname__ for t in asyncio.all_tasks() if (c := t.get_coro()) is not None]
+
+        assert until(lambda: not [n for n in connection.call(going_on()) if n.startswith(("Leases.", "Calls."))], 10)
+        assert desk.answer("echo").error is None
+
+
+def test_a_call_that_dask_cannot_make_breaks_the_run_with_what_it_says() -> None:
+    with Subject(SPEC, {"cpus": 1}).desk() as desk:
+        assert desk.start().answer("echo").error is None
+        connection = desk.backend._connection  # type: ignore[attr-defined]
+
+        def forget(dask_worker: Any) -> None:
+            dask_worker.state.actors.clear()
+
+        connection.client.run(forget)
+        with pytest.raises(BackendBroken, match=r"Dask cannot run a lease on worker tls://.*: KeyError"):
+            desk.answer("echo")
+
+
+def test_a_lease_on_this_host_is_no_task_of_the_scheduler_and_leaves_dask_as_it_was(local: Desk) -> None:
     connection = local.backend._connection  # type: ignore[attr-defined]
 
-    async def transitions() -> int:
-        return int(await connection.client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter))
+    def transitions() -> int:
+        return int(connection.client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter))
 
-    place = local.place()
-    assert local.answer("echo", place=place).error is None  # with the first, the actor is made
-    before = connection.call(transitions())
-    for _ in range(3):
-        assert local.answer("echo", place=place).error is None
-    assert connection.call(transitions()) == before
+    def echo_everywhere() -> None:
+        for future in [local.submit("echo", place=place) for place in local.places(2)]:
+            assert local.outcome(future).error is None
+
+    echo_everywhere()  # with the first, the actors are made
+    assert dask.config.get("scheduler", None) is None
+    before = transitions()
+    echo_everywhere()
+    assert transitions() == before
 
 
 def test_a_client_app_may_have_children_and_one_that_takes_too_much_memory_is_ended(tmp_path: Path) -> None:
