@@ -492,6 +492,23 @@ def test_a_worker_that_dies_before_its_actor_is_made_leaves_nothing_of_its_lease
         assert desk.answer("echo").error is None
 
 
+def test_a_worker_in_which_no_actor_can_be_made_is_ended_and_replaced() -> None:
+    with Subject(SPEC, {"cpus": 1}).desk() as desk:
+        place = desk.start().place()
+
+        def refuse() -> None:
+            def fail(self: object) -> None:
+                raise RuntimeError("can't start new thread")
+
+            importlib.import_module("flsim_dask.worker").Runner.__init__ = fail
+
+        desk.backend._connection.client.run(refuse)  # type: ignore[attr-defined]
+        with pytest.raises(WorkerLost, match="died before it began") as lost:
+            desk.result(desk.submit("echo", place=place))
+        assert lost.value.cause is Cause.NOT_STARTED
+        assert desk.answer("echo").error is None
+
+
 def test_a_call_that_dask_cannot_make_breaks_the_run_with_what_it_says() -> None:
     with Subject(SPEC, {"cpus": 1}).desk() as desk:
         assert desk.start().answer("echo").error is None
